@@ -1,0 +1,1 @@
+//! Drives the real demo cluster and breaks it.

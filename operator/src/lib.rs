@@ -1,0 +1,22 @@
+//! Baton's agent and command line.
+//!
+//! * [`core`] decides: promises, leadership, in-sync bookkeeping, a group's start and stop, without I/O,
+//!   clock or randomness.
+//! * [`spec`] reads the cluster specification.
+//! * [`heartbeat`], [`etcd`], [`net`], [`docker`], [`replica`] are the adapters: UDP, etcd, netlink and ARP,
+//!   the Docker engine, the replicator.
+//! * [`driver`] owns the core: the only place that waits for more than one thing.
+//! * [`status`] is the one snapshot behind [`api`], [`metrics`] and [`cli`].
+
+pub mod api;
+pub mod cli;
+pub mod core;
+pub mod docker;
+pub mod driver;
+pub mod etcd;
+pub mod heartbeat;
+pub mod metrics;
+pub mod net;
+pub mod replica;
+pub mod spec;
+pub mod status;

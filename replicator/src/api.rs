@@ -1,0 +1,230 @@
+//! What the agent and the replicator say to each other: HTTP with JSON over a Unix socket
+//! (`/run/baton/replicator.sock`), plus serve-until datagrams (`/run/baton/serve-until.sock`).
+//!
+//! | request | meaning |
+//! | --- | --- |
+//! | `GET /v1/status?after=<version>&wait_ms=<n>` | [`Status`]; answers at once if its version is greater than `after`, else when it changes or after `wait_ms` (at most 30 000) |
+//! | `PUT /v1/volumes/{volume}` | [`VolumeConfig`]: create the backing store and metadata if both are absent, and attach. Idempotent |
+//! | `PUT /v1/volumes/{volume}/desired` | [`Desired`]: the role, epoch and required set. Idempotent; answers [`VolumeStatus`] once it is in force (promotion: once the device exists and the first local access works) |
+//! | `POST /v1/volumes/{volume}/format` | [`Format`]: make a filesystem, refused unless primary and blank |
+//! | `POST /v1/volumes/{volume}/detach` | flush, write the clean-shutdown mark and close (secondary only) |
+//!
+//! Errors are RFC 9457 problem documents ([`Problem`]). All commands are idempotent, so that an agent that
+//! does not know whether its last call arrived repeats it.
+
+use crate::types::{
+    BootId, ConnectionState, DiskState, Epoch, Generation, GroupName, Instant, Member, NodeName, Protocol, Role,
+    VolumeName,
+};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Where a replica's blocks are kept.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backing {
+    /// A sparse file, created with the volume's size if absent.
+    File(PathBuf),
+    /// A block device at least as large as the volume.
+    Device(PathBuf),
+}
+
+/// A peer of a volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PeerConfig {
+    /// The peer's node.
+    pub node: NodeName,
+    /// Where its replicator listens (TCP 7788 by default).
+    pub address: SocketAddr,
+}
+
+/// Everything that is fixed about a volume on this node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VolumeConfig {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The group it belongs to: volumes of a group share epochs and serve-until.
+    pub group: GroupName,
+    /// Size in bytes, a multiple of 4096.
+    pub size_bytes: u64,
+    /// The blocks.
+    pub backing: Backing,
+    /// The metadata file.
+    pub metadata: PathBuf,
+    /// All other nodes with a replica. At most 8.
+    pub peers: Vec<PeerConfig>,
+    /// Replication protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// I/O that waits longer than this for a connected peer counts the peer as lost. Milliseconds.
+    pub peer_timeout_ms: u64,
+    /// Upper bound of the resync rate, bytes per second; 0 = unbounded.
+    #[serde(default)]
+    pub resync_rate: u64,
+}
+
+/// What a volume should be, as the agent decided. Epochs never go back: a lower one is refused.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Desired {
+    /// The leadership this command belongs to. Made durable before anything else is done.
+    pub epoch: Epoch,
+    /// The role.
+    pub role: Role,
+    /// Primary only: every peer that must have a write before it is acknowledged: the union of all in-sync
+    /// sets that may be current, without this node. Taking a node out lets writes that wait for it go on,
+    /// marks what it lacks in its bitmap and starts a new generation.
+    #[serde(default)]
+    pub required: Vec<Member>,
+    /// Primary only: promote although the replica is not UpToDate. A person said so.
+    #[serde(default)]
+    pub accept_data_loss: bool,
+    /// Secondary only: let go of a device that is still open somewhere: pending and later I/O fails.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// A filesystem to make on a blank primary volume.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Format {
+    /// `ext4` or `xfs`.
+    pub filesystem: String,
+}
+
+/// A serve-until datagram: past `until`, the group's volumes neither acknowledge writes nor answer reads.
+/// Sent by the agent's heartbeat thread about once per keepalive, as one JSON datagram.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ServeUntil {
+    /// The group.
+    pub group: GroupName,
+    /// Only the epoch in force is heeded.
+    pub epoch: Epoch,
+    /// Deadline on this host's CLOCK_BOOTTIME.
+    pub until: Instant,
+}
+
+/// The replicator at one moment.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// Grows with every change that an agent would react to (not with byte counters).
+    pub version: u64,
+    /// This node.
+    pub node: Option<NodeName>,
+    /// The volumes, by name.
+    pub volumes: Vec<VolumeStatus>,
+}
+
+/// One replica.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// The volume.
+    pub volume: VolumeName,
+    /// Its group.
+    pub group: GroupName,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Role in force.
+    pub role: Role,
+    /// Highest epoch seen, durable.
+    pub epoch: Epoch,
+    /// Local data.
+    pub disk: DiskState,
+    /// Generation of the local data; zero if it never had any.
+    pub generation: Generation,
+    /// The replica's boot id.
+    pub boot: BootId,
+    /// The block device while primary, as the Docker engine of this host sees it.
+    pub device: Option<PathBuf>,
+    /// Filesystem found on the local data (`ext4`, `xfs`, …), none if blank. Known while primary.
+    pub filesystem: Option<String>,
+    /// Why I/O is frozen, as one sentence; none while it flows.
+    pub frozen: Option<String>,
+    /// Since when I/O has been frozen.
+    pub frozen_since: Option<Instant>,
+    /// The required set in force.
+    pub required: Vec<Member>,
+    /// Peers, by name.
+    pub peers: Vec<PeerStatus>,
+    /// Extents of 4 MiB in the activity log.
+    pub activity_log_extents: u64,
+    /// Reads, writes and flushes answered since the replicator started.
+    pub counters: Counters,
+    /// Nonsense from a peer or the disk, newest last, at most 16.
+    pub alarms: Vec<String>,
+}
+
+/// Totals since the replicator started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Reads answered.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Writes acknowledged.
+    pub writes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Flushes acknowledged.
+    pub flushes: u64,
+    /// Discards and write-zeroes acknowledged.
+    pub discards: u64,
+}
+
+/// One peer of a replica, as this replica sees it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The peer.
+    pub node: NodeName,
+    /// The connection.
+    pub connection: ConnectionState,
+    /// Why the connection is what it is, as one sentence, if it is not Connected.
+    pub reason: Option<String>,
+    /// The peer's boot id as it said in the last handshake.
+    pub boot: Option<BootId>,
+    /// The peer's data as far as known.
+    pub disk: DiskState,
+    /// Primary only: the peer has every write ever acknowledged, is connected, receives every write, and has
+    /// flushed: it may be put in the required set.
+    pub resynced: bool,
+    /// Primary only: the peer is in the required set and a flush that began after it got there has been
+    /// answered: the admission may be sent to etcd.
+    pub settled: bool,
+    /// Bytes that differ or may differ (dirty bitmap towards this peer).
+    pub dirty_bytes: u64,
+    /// Bytes sent to the peer and not acknowledged.
+    pub unacked_bytes: u64,
+    /// For how long the oldest unacknowledged request has been waiting, milliseconds.
+    pub oldest_unacked_ms: u64,
+    /// Smoothed time from send to acknowledgement, microseconds.
+    pub lag_us: u64,
+    /// The running resync.
+    pub resync: Option<ResyncProgress>,
+}
+
+/// Progress of a resync.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct ResyncProgress {
+    /// Bytes to copy in this resync.
+    pub total_bytes: u64,
+    /// Bytes done.
+    pub done_bytes: u64,
+    /// Speed over the last seconds.
+    pub bytes_per_s: u64,
+    /// Estimated time left, seconds; none if it does not move.
+    pub eta_s: Option<u64>,
+}
+
+/// RFC 9457 problem document.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[error("{title}: {detail}")]
+pub struct Problem {
+    /// A URI reference that names the kind of problem, e.g. `/problems/epoch-too-old`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Short text, the same for every occurrence.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// What happened and what to do next.
+    pub detail: String,
+}

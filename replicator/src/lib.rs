@@ -1,0 +1,17 @@
+//! Baton's replicator: one block device per volume whose acknowledged writes are on every member of the
+//! in-sync set.
+//!
+//! * [`core`] decides: metadata, activity log, bitmap, handshake and the request engine, without I/O, clock
+//!   or randomness.
+//! * [`store`], [`frontend`], [`transport`], [`control`] do: backing files, the FUSE file on a loop device,
+//!   the peers, the agent's commands.
+//! * [`driver`] owns one engine per volume and is the only place that waits for more than one thing.
+
+pub mod api;
+pub mod control;
+pub mod core;
+pub mod driver;
+pub mod frontend;
+pub mod store;
+pub mod transport;
+pub mod types;
