@@ -1,1 +1,5 @@
-//! Placeholder, to be written.
+//! The REST API of an agent.
+
+mod commands;
+
+pub use commands::{Accepted, CommandError, Commands, SpecDocument};
