@@ -60,3 +60,6 @@ pub enum TransportEvent {
 
 /// Where the transport's events go. Must not block for long: it runs on the threads that read the sockets.
 pub type EventSink = Arc<dyn Fn(TransportEvent) + Send + Sync>;
+
+#[cfg(test)]
+mod tests;
