@@ -4,12 +4,17 @@ use super::*;
 use crate::core::promises::{Intent, Part};
 use crate::core::rules::Rules;
 use crate::core::timing::Timers;
+use baton_replicator::transport::secret::Secret;
 use baton_replicator::types::TermId;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
 fn node(name: &str) -> NodeName {
     NodeName::new(name).unwrap()
+}
+
+fn sealer_of(byte: u8) -> Sealer {
+    Sealer::new(&Secret::new([byte; 32]).unwrap(), "test")
 }
 
 fn web() -> GroupName {
@@ -35,7 +40,7 @@ fn eventually(what: &str, mut check: impl FnMut() -> bool) {
 fn a_leader_gets_promises_and_serve_until_grows_only_while_the_core_is_vouched_for() {
     let (ip_a, ip_b): (IpAddr, IpAddr) = ("127.0.0.71".parse().unwrap(), "127.0.0.72".parse().unwrap());
     let port = 20_694;
-    let sealer = Sealer::new(&[3; 32], "test");
+    let sealer = sealer_of(3);
     let config = |me: &str, own, peer: &str, other| HeartbeatConfig {
         node: node(me),
         links: vec![own],
@@ -74,7 +79,7 @@ fn a_leader_gets_promises_and_serve_until_grows_only_while_the_core_is_vouched_f
 
     // Garbage and a datagram of another cluster are counted and change nothing.
     let stranger = UdpSocket::bind("127.0.0.73:0").unwrap();
-    let foreign = Sealer::new(&[4; 32], "test").seal(&node("b"), &b.lock().unwrap().answer(clock::now())).unwrap();
+    let foreign = sealer_of(4).seal(&node("b"), &b.lock().unwrap().answer(clock::now())).unwrap();
     stranger.send_to(b"hello", (ip_a, port)).unwrap();
     stranger.send_to(&foreign, (ip_a, port)).unwrap();
     eventually("two refusals", || thread_a.counters.refused.load(Ordering::Relaxed) == 2);
@@ -95,6 +100,6 @@ fn a_foreign_address_is_named() {
         port: 20_695,
         keepalive: Duration::from_millis(20),
     };
-    let error = HeartbeatThread::start(config, Sealer::new(&[3; 32], "t"), core("a", "b"), |_, _, _| {}).unwrap_err();
+    let error = HeartbeatThread::start(config, sealer_of(3), core("a", "b"), |_, _, _| {}).unwrap_err();
     assert!(error.to_string().contains("192.0.2.1:20695"), "{error}");
 }

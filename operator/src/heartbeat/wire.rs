@@ -14,6 +14,7 @@
 //! constant time. Replays are the core's business: the message carries incarnation and sequence number.
 
 use crate::core::beat::HeartbeatMsg;
+use baton_replicator::transport::secret::Secret;
 use baton_replicator::types::NodeName;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
@@ -50,11 +51,10 @@ pub struct Sealer {
 impl Sealer {
     /// Derives the key.
     #[must_use]
-    pub fn new(secret: &[u8], cluster: &str) -> Self {
-        let mut derive = new_mac(secret);
-        derive.update(b"baton heartbeat v1\0");
-        derive.update(cluster.as_bytes());
-        Self { mac: new_mac(&derive.finalize().into_bytes()) }
+    pub fn new(secret: &Secret, cluster: &str) -> Self {
+        let key = secret.mac("baton heartbeat v1", &[cluster.as_bytes()]);
+        // HMAC takes keys of any length (RFC 2104).
+        Self { mac: Hmac::new_from_slice(&key).expect("HMAC takes keys of any length") }
     }
 
     /// The datagram that carries `msg`. None if it is larger than a datagram can be.
@@ -97,11 +97,6 @@ impl Sealer {
     }
 }
 
-fn new_mac(key: &[u8]) -> Hmac<Sha256> {
-    // HMAC takes keys of any length (RFC 2104).
-    Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +106,10 @@ mod tests {
 
     fn node(name: &str) -> NodeName {
         NodeName::new(name).unwrap()
+    }
+
+    fn secret(byte: u8) -> Secret {
+        Secret::new([byte; 32]).unwrap()
     }
 
     fn message() -> HeartbeatMsg {
@@ -146,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_was_sealed_is_opened() {
-        let sealer = Sealer::new(&[7; 32], "demo");
+        let sealer = Sealer::new(&secret(7), "demo");
         let datagram = sealer.seal(&node("alpha"), &message()).unwrap();
         assert_eq!(sealer.open(&datagram), Ok((node("alpha"), message())));
     }
@@ -154,15 +153,15 @@ mod tests {
     /// The format on the wire: a change here needs a new version.
     #[test]
     fn golden_datagram() {
-        let datagram = Sealer::new(&[7; 32], "demo").seal(&node("alpha"), &message()).unwrap();
+        let datagram = Sealer::new(&secret(7), "demo").seal(&node("alpha"), &message()).unwrap();
         let hex: String = datagram.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, include_str!("golden.hex").trim());
     }
 
     #[test]
     fn another_secret_and_another_cluster_are_refused() {
-        let datagram = Sealer::new(&[7; 32], "demo").seal(&node("alpha"), &message()).unwrap();
-        for other in [Sealer::new(&[8; 32], "demo"), Sealer::new(&[7; 32], "e2e")] {
+        let datagram = Sealer::new(&secret(7), "demo").seal(&node("alpha"), &message()).unwrap();
+        for other in [Sealer::new(&secret(8), "demo"), Sealer::new(&secret(7), "e2e")] {
             assert_eq!(other.open(&datagram), Err(Refused::Authentication));
         }
     }
@@ -170,7 +169,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_flipped_bit_gets_through(byte in 0usize..200, bit in 0u8..8) {
-            let sealer = Sealer::new(&[7; 32], "demo");
+            let sealer = Sealer::new(&secret(7), "demo");
             let mut datagram = sealer.seal(&node("alpha"), &message()).unwrap();
             let byte = byte % datagram.len();
             datagram[byte] ^= 1 << bit;
@@ -179,7 +178,7 @@ mod tests {
 
         #[test]
         fn garbage_is_refused(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-            prop_assert!(Sealer::new(&[7; 32], "demo").open(&bytes).is_err());
+            prop_assert!(Sealer::new(&secret(7), "demo").open(&bytes).is_err());
         }
     }
 }
