@@ -4,7 +4,7 @@
 //! real-time priority and locked memory and goes on without. If it dies the process dies with it
 //! (`panic = "abort"`); then serve-until runs out on its own.
 
-pub mod clock;
+pub use baton_replicator::clock;
 mod realtime;
 mod serve;
 mod thread;

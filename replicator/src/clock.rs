@@ -1,6 +1,6 @@
 //! CLOCK_BOOTTIME: the only clock anything is decided on. It counts suspend and never steps.
 
-use baton_replicator::types::Instant;
+use crate::types::Instant;
 use rustix::time::{ClockId, clock_gettime};
 
 /// This host's CLOCK_BOOTTIME.
