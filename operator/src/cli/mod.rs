@@ -1,1 +1,5 @@
-//! Placeholder, to be written.
+//! The command line.
+
+#[cfg(test)]
+pub(crate) mod fixture;
+pub mod words;
