@@ -201,7 +201,7 @@ pub(crate) fn down() -> ClusterStatus {
     status.nodes[0].age_ms = Some(754_000);
     status.nodes[1].mode = NodeMode::Standby;
     let web = &mut status.groups[0];
-    web.state = GroupState::Standby;
+    web.state = GroupState::Unknown;
     web.reason = "alpha leads and is silent; beta is not in sync".into();
     web.nodes[0].state = GroupState::Unknown;
     web.nodes[0].reason = "not heard for 12 min".into();
