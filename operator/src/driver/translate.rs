@@ -20,7 +20,7 @@ pub fn timers(spec: &Spec) -> Timers {
         fencetime: t.fencetime,
         deadtime: t.deadtime,
         initdead: t.initdead,
-        ttl: t.ttl,
+        ttl: t.lease_ttl,
         restart_window: t.restart_window,
         ..Timers::default()
     }
