@@ -12,12 +12,15 @@ pub mod clock;
 pub mod realtime;
 
 mod publish;
-mod secret;
+
 mod thread;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
+pub use baton_replicator::transport::{Secret, SecretError};
 pub use publish::{ReplicatorSocket, ServeUntilSink};
-pub use secret::{Secret, SecretError};
 pub use thread::{
     Counters, HeartbeatConfig, HeartbeatError, HeartbeatHandle, HeartbeatLogic, HeartbeatThread, LinkCounters,
 };
