@@ -12,7 +12,7 @@ use std::str::CharIndices;
 /// Replaces every variable; what cannot be replaced is reported and becomes empty.
 pub(super) fn interpolate(
     text: &str,
-    env: impl Fn(&str) -> Option<String>,
+    env: &dyn Fn(&str) -> Option<String>,
     errors: &mut Vec<SpecError>,
 ) -> String {
     let mut out = String::with_capacity(text.len());
@@ -38,14 +38,14 @@ pub(super) fn interpolate(
                     };
                     let inside = &line[at + 2..at + 2 + length];
                     skip_to(&mut chars, at + 2 + length);
-                    push_value(&mut out, expand(inside, &env), &mut report);
+                    push_value(&mut out, expand(inside, env), &mut report);
                 }
                 ('$', Some(next)) if next.is_ascii_alphabetic() || next == '_' => {
                     let rest = &line[at + 1..];
                     let length =
                         rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
                     skip_to(&mut chars, at + length);
-                    push_value(&mut out, expand(&rest[..length], &env), &mut report);
+                    push_value(&mut out, expand(&rest[..length], env), &mut report);
                 }
                 _ => out.push(c),
             }
@@ -85,7 +85,7 @@ fn push_value(out: &mut String, value: Result<String, String>, report: &mut impl
     }
 }
 
-fn expand(inside: &str, env: &impl Fn(&str) -> Option<String>) -> Result<String, String> {
+fn expand(inside: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     let length = inside.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(inside.len());
     let (name, rest) = inside.split_at(length);
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {

@@ -84,7 +84,7 @@ impl Spec {
     /// Everything that is wrong with it. The file is called `cluster.yaml` until [`SpecErrors::in_file`].
     pub fn parse(text: &str, env: impl Fn(&str) -> Option<String>) -> Result<Self, SpecErrors> {
         let mut errors = Vec::new();
-        let text = interpolate::interpolate(text, env, &mut errors);
+        let text = interpolate::interpolate(text, &env, &mut errors);
         let spec = match tree::parse(&text) {
             Err(error) => {
                 errors.push(error);

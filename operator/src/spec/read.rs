@@ -24,6 +24,8 @@ const DEFAULT_PEER_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct Reader<'e> {
     errors: &'e mut Vec<SpecError>,
     lines: HashMap<String, usize>,
+    /// Of lists from which unreadable items were left out: where the others had stood.
+    positions: HashMap<String, Vec<usize>>,
 }
 
 /// The fields of one mapping. Dropping what was not taken is an error: see [`Reader::finish`].
@@ -39,22 +41,33 @@ pub(super) fn join(path: &str, field: impl Display) -> String {
 
 impl<'e> Reader<'e> {
     pub fn new(errors: &'e mut Vec<SpecError>) -> Self {
-        Self { errors, lines: HashMap::new() }
+        Self { errors, lines: HashMap::new(), positions: HashMap::new() }
     }
 
     /// Reports an error at a field read before; if it was absent, at the nearest one above it.
     pub fn at(&mut self, path: &str, message: impl Into<String>) {
-        let mut above = path;
+        let path = self.as_written(path);
+        let mut above = path.as_str();
         let line = loop {
             if let Some(&line) = self.lines.get(above) {
                 break line;
             }
             match above.rfind(['.', '[']) {
                 Some(end) => above = &above[..end],
-                None => break 0,
+                None => break self.lines.get("").copied().unwrap_or(0),
             }
         };
-        self.error(line, path, message);
+        self.error(line, &path, message);
+    }
+
+    /// The path with the index that the item had in the document.
+    pub fn as_written(&self, path: &str) -> String {
+        let translated = path.split_once('[').and_then(|(list, rest)| {
+            let (index, rest) = rest.split_once(']')?;
+            let index = self.positions.get(list)?.get(index.parse::<usize>().ok()?)?;
+            Some(format!("{list}[{index}]{rest}"))
+        });
+        translated.unwrap_or_else(|| path.to_owned())
     }
 
     pub fn error(&mut self, line: usize, path: &str, message: impl Into<String>) {
@@ -166,10 +179,17 @@ impl<'e> Reader<'e> {
             return None;
         };
         let mut out = Vec::with_capacity(items.len());
+        let mut positions = Vec::with_capacity(items.len());
         for (i, item) in items.iter().enumerate() {
             let path = format!("{path}[{i}]");
             self.lines.insert(path.clone(), item.line);
-            out.extend(read(self, item, &path));
+            if let Some(value) = read(self, item, &path) {
+                out.push(value);
+                positions.push(i);
+            }
+        }
+        if positions.len() < items.len() {
+            self.positions.insert(path.into(), positions);
         }
         Some(out)
     }

@@ -46,7 +46,7 @@ pub(super) fn validate(spec: &Spec, r: &mut Reader<'_>) {
                     &at,
                     format!("{} already belongs to {owner}; an address follows one group", cidr.address),
                 ),
-                None => _ = addresses.insert(cidr.address, at),
+                None => _ = addresses.insert(cidr.address, r.as_written(&at)),
             }
         }
         for volume in group.volumes.keys() {
