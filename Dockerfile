@@ -8,12 +8,14 @@ ARG BASE=debian:trixie-slim
 FROM ${BASE} AS base
 # Where the packages come from, if not from where the base image says; the host's own apt settings are handed in.
 ARG APT_MIRROR=
+ARG APT_SECURITY=
 ARG APT_PROXY=
 ENV DEBIAN_FRONTEND=noninteractive
 RUN set -eu; \
     if [ -n "$APT_MIRROR" ]; then \
         rm -f /etc/apt/sources.list.d/debian.sources; \
-        echo "deb $APT_MIRROR trixie main" > /etc/apt/sources.list; \
+        printf 'deb %s main\n' "$APT_MIRROR trixie" "$APT_MIRROR trixie-updates" "$APT_SECURITY trixie-security" \
+            > /etc/apt/sources.list; \
     fi; \
     if [ -n "$APT_PROXY" ]; then echo "Acquire::http::Proxy \"$APT_PROXY\";" > /etc/apt/apt.conf.d/90proxy; fi; \
     printf '%s\n' 'APT::Install-Recommends "false";' 'Acquire::Languages "none";' 'Acquire::Retries "3";' \
@@ -79,13 +81,13 @@ CMD ["host-run"]
 
 # --- Baton, from binaries that were built on the host -------------------------------------------------------------------
 FROM runtime AS baton-prebuilt
-COPY compose/images/baton/on-host /usr/local/bin/on-host
+COPY compose/images/baton/on-host compose/images/baton/http-ok /usr/local/bin/
 COPY .build/bin/ /usr/local/bin/
 EXPOSE 7480 694/udp 7788
 
 # --- Baton, from source -------------------------------------------------------------------------------------------------
 FROM rust:1-trixie AS build
-RUN apt-get update && apt-get install -y --no-install-recommends protobuf-compiler && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends libprotobuf-dev protobuf-compiler && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
@@ -96,6 +98,6 @@ RUN cargo build --release --locked -p baton-operator -p baton-replicator \
     && install -D -t /out target/release/baton target/release/baton-agent target/release/baton-replicator
 
 FROM runtime AS baton
-COPY compose/images/baton/on-host /usr/local/bin/on-host
+COPY compose/images/baton/on-host compose/images/baton/http-ok /usr/local/bin/
 COPY --from=build /out/ /usr/local/bin/
 EXPOSE 7480 694/udp 7788
