@@ -26,7 +26,4 @@ pub use keys::Keys;
 pub use lease::{Alive, LeaseEvent, LeaseTask};
 pub use members::{MemberStatus, version_warning};
 pub use pool::{Etcd, EtcdError, HEDGE};
-pub use records::{
-    Guard, InSync, LeaderKey, LeaderWrite, LeaseRef, NodeKeys, Outcome, Record, Txn, TxnKind, Versioned,
-};
 pub use watch::Watch;
