@@ -198,7 +198,11 @@ fn carrier_is_watched() {
         return;
     }
     let net = Net::new("link");
+    let capture = Capture::start(&net);
     let (keeper, events) = net.keeper();
+    keeper.set_until(&group(), clock().plus(Duration::from_secs(60)));
+    block_on(keeper.hold(group(), vips())).expect("hold");
+    wait_for(Duration::from_secs(3), "the whole burst", || capture.heard().requests == 5);
     let carrier = || keeper.own_link().map(|l| (l.interface, l.carrier));
     wait_for(SOON, "carrier", || carrier() == Some(("va".into(), true)));
     run(&format!("ip -n {} link set vb down", net.there));
@@ -208,6 +212,7 @@ fn carrier_is_watched() {
     run(&format!("ip -n {} link set vb up", net.there));
     wait_for(reported, "carrier again", || carrier() == Some(("va".into(), true)));
     assert_eq!(events.count(|e| matches!(e, KeeperEvent::Link(_))), 2, "down once, up once");
+    wait_for(Duration::from_secs(3), "a new burst", || capture.heard().requests >= 9);
 }
 
 #[test]
