@@ -165,7 +165,7 @@ enum Command {
 pub struct AddressKeeper {
     shared: Arc<Shared>,
     commands: Option<mpsc::Sender<Command>>,
-    /// Disconnects when the thread has ended.
+    /// Disconnects when the thread has ended. In a mutex so that the handle can be shared between threads.
     ended: Mutex<std::sync::mpsc::Receiver<()>>,
 }
 
