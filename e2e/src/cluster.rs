@@ -154,9 +154,18 @@ impl Cluster {
     /// Undoes every fault this suite knows, starts what does not run, and waits for health. Returns the leader.
     ///
     /// # Panics
-    /// If there is no such cluster, or it does not become healthy within [`WHOLE`].
+    /// As [`Cluster::heal_within`], with [`WHOLE`].
     #[must_use]
     pub fn heal(&self) -> String {
+        self.heal_within(WHOLE)
+    }
+
+    /// As [`Cluster::heal`], with another bound for becoming healthy.
+    ///
+    /// # Panics
+    /// If there is no such cluster, or it does not become healthy in time.
+    #[must_use]
+    pub fn heal_within(&self, limit: Duration) -> String {
         self.mend().unwrap_or_else(|e| panic!("cannot undo the faults: {e:#}"));
         let asleep = |view: &View| {
             let off = |h: &&String| view.of(h).is_ok_and(|s| s.node(h)["mode"] != "online");
@@ -172,7 +181,7 @@ impl Cluster {
                 }
             });
         }
-        self.wait_healthy(WHOLE)
+        self.wait_healthy(limit)
     }
 
     fn mend(&self) -> Result<()> {

@@ -4,7 +4,7 @@
 //! `make test` sets it, and then a missing cluster is an error. A missed time bound fails the scenario at its end,
 //! after everything was measured; lost data fails it at once.
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, WHOLE};
 use crate::config::{Config, output_dir};
 use crate::docker;
 use crate::journal::Journal;
@@ -16,6 +16,7 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// "No gap": ten missed probes in a row. What a healthy cluster on a busy two-core machine shows is below half.
@@ -45,9 +46,9 @@ pub fn scenario(name: &'static str, body: impl FnOnce(&Scenario, &str)) {
     let begin = Instant::now();
     let this = Scenario { cluster: Cluster { config: Config::from_env() }, name, missed: RefCell::default() };
     let result = catch_unwind(AssertUnwindSafe(|| {
-        let leader = this.cluster.heal();
+        let leader = heal(&this.cluster);
         body(&this, &leader);
-        let _ = this.cluster.heal();
+        let _ = heal(&this.cluster);
     }));
     let took = begin.elapsed().as_secs_f64();
     report::row(name, "whole scenario", &format!("{took:.1} s"), "", result.is_ok());
@@ -57,6 +58,18 @@ pub fn scenario(name: &'static str, body: impl FnOnce(&Scenario, &str)) {
     }
     let missed = this.missed.take();
     assert!(missed.is_empty(), "{name} missed its bounds: {}", missed.join("; "));
+}
+
+/// Set when the cluster did not become healthy: what follows need not wait as long for the same.
+static BROKEN: AtomicBool = AtomicBool::new(false);
+/// Patience with a cluster that was broken before.
+const IMPATIENT: Duration = Duration::from_secs(20);
+
+fn heal(cluster: &Cluster) -> String {
+    let limit = if BROKEN.swap(true, Ordering::Relaxed) { IMPATIENT } else { WHOLE };
+    let leader = cluster.heal_within(limit);
+    BROKEN.store(false, Ordering::Relaxed);
+    leader
 }
 
 impl Deref for Scenario {

@@ -5,7 +5,7 @@ use baton_e2e::config::VOLUME;
 use baton_e2e::docker::{self, Role};
 use baton_e2e::scenario::{Scenario, scenario};
 use baton_e2e::side::Side;
-use baton_e2e::{replicas, shell};
+use baton_e2e::{replicas, report, shell};
 use serde_json::json;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -211,7 +211,7 @@ fn wrong_secret() {
         restarted(t, &standby, || put(&right));
         let after = t.wait_healthy(WHOLE);
         t.expect("no takeover", after == leader && t.epoch_of(leader) == epoch, &after);
-        t.tell("HTTP gap", format!("{:?}", prober.history().gap(begin, Instant::now())));
+        t.tell("HTTP gap", report::ms(prober.history().gap(begin, Instant::now())));
         writer.stop();
         t.audit(&writer.journal());
     });

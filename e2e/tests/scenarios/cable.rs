@@ -7,8 +7,6 @@ use baton_e2e::watch::Watch;
 use baton_e2e::{faults, replicas, report};
 use std::time::Duration;
 
-/// Lowest gap between "the cut-off host fell silent" and "the other answers" that the timers leave room for is
-/// deadtime − fencetime = 500 ms; nothing is asserted about it but its sign.
 #[test]
 fn of_the_leader_there_and_back() {
     scenario("pulled cable of the leader", |t, leader| {

@@ -2,8 +2,8 @@
 
 use crate::{MOVE, let_pass};
 use baton_e2e::cluster::WHOLE;
-use baton_e2e::replicas;
 use baton_e2e::scenario::{Scenario, scenario};
+use baton_e2e::{replicas, report};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -33,7 +33,7 @@ fn move_to(t: &Scenario, host: &str, name: &str) {
     let_pass(Duration::from_secs(1));
     let to = Instant::now();
     t.at_most(&format!("HTTP gap, to {host}"), prober.history().gap(begin, to), MOVE);
-    t.tell("gap of committed writes", format!("{:?}", writer.journal().gap(begin, to)));
+    t.tell("gap of committed writes", report::ms(writer.journal().gap(begin, to)));
     let steps = t.status(host).map(|s| s.group()["last_takeover"].to_string()).unwrap_or_default();
     t.tell("steps", steps);
     t.expect("the group stays there", after == host, &after);

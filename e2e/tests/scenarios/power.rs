@@ -2,6 +2,7 @@
 
 use crate::{HTTP_MEDIAN, HTTP_WORST, STANDBY_LOST, WRITES_MEDIAN, let_pass};
 use baton_e2e::cluster::WHOLE;
+use baton_e2e::report::ms;
 use baton_e2e::scenario::{Scenario, scenario};
 use baton_e2e::{docker, faults, gaps, replicas};
 use std::time::{Duration, Instant};
@@ -34,10 +35,10 @@ fn leader_ten_times() {
         }
         t.at_most("HTTP gap, median", gaps::median(&http), HTTP_MEDIAN);
         t.at_most("HTTP gap, worst", gaps::worst(&http), HTTP_WORST);
-        t.tell("page with the table, median", format!("{:?}", gaps::median(&page)));
-        t.tell("page with the table, worst", format!("{:?}", gaps::worst(&page)));
+        t.tell("page with the table, median", ms(gaps::median(&page)));
+        t.tell("page with the table, worst", ms(gaps::worst(&page)));
         t.at_most("gap of committed writes, median", gaps::median(&writes), WRITES_MEDIAN);
-        t.tell("gap of committed writes, worst", format!("{:?}", gaps::worst(&writes)));
+        t.tell("gap of committed writes, worst", ms(gaps::worst(&writes)));
     });
 }
 
@@ -63,7 +64,7 @@ fn cut_leader(t: &Scenario, leader: &str, n: usize) -> (Duration, Duration, Dura
     let steps = t.status(&new).map(|s| s.group()["last_takeover"].to_string()).unwrap_or_default();
     t.tell(
         &format!("cut {n} of {leader}"),
-        format!("HTTP {:?}, page {:?}, writes {:?}; {steps}", gap.0, gap.1, gap.2),
+        format!("HTTP {}, page {}, writes {}; {steps}", ms(gap.0), ms(gap.1), ms(gap.2)),
     );
     t.audit(&writer.journal());
     gap
@@ -96,7 +97,7 @@ fn standby_lost_and_back() {
         let to = Instant::now();
         t.tell("from power on to in sync", format!("{:.1} s", back.elapsed().as_secs_f64()));
         t.at_most("pause of writes when it comes back", writer.journal().gap(back, to), STANDBY_LOST);
-        t.tell("HTTP gap", format!("{:?}", prober.history().gap(begin, to)));
+        t.tell("HTTP gap", ms(prober.history().gap(begin, to)));
         t.expect("no takeover", healthy == leader && t.epoch_of(leader) == epoch, &healthy);
         writer.stop();
         t.audit(&writer.journal());
