@@ -1,1 +1,7 @@
-//! Placeholder, to be written.
+//! The owner loop.
+mod config;
+mod history;
+mod snapshot;
+mod state_dir;
+mod summary;
+mod translate;

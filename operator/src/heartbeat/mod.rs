@@ -1,27 +1,15 @@
-//! Heartbeats: authenticated UDP datagrams between agents, on a thread of their own.
+//! Heartbeats on the network: a thread of its own that sends, receives and judges them, and hands serve-until on.
 //!
-//! * [`clock`] is the clock of every deadline. [`Secret`] is the cluster's key, [`Codec`] the datagram format.
-//! * [`HeartbeatThread`] sends what a [`HeartbeatLogic`] says and feeds it what arrives, and hands serve-until on to
-//!   [`ServeUntilSink`]s ([`ReplicatorSocket`] is one).
-//! * [`realtime`] asks for real-time priority and locked memory.
-//!
-//! The thread decides nothing. If it dies, the process dies (`panic = "abort"`), every deadline that it handed on
-//! passes, and the peers hear nothing any more: that is how a dead node looks.
+//! The thread shares only [`HeartbeatCore`](crate::core::promises::HeartbeatCore) with the driver. It asks for
+//! real-time priority and locked memory and goes on without. If it dies the process dies with it
+//! (`panic = "abort"`); then serve-until runs out on its own.
 
-pub mod clock;
-pub mod realtime;
-
-mod publish;
-
+pub use baton_replicator::clock;
+mod realtime;
+mod serve;
 mod thread;
-mod wire;
+pub mod wire;
 
-#[cfg(test)]
-mod tests;
-
-pub use baton_replicator::transport::{Secret, SecretError};
-pub use publish::{ReplicatorSocket, ServeUntilSink};
-pub use thread::{
-    Counters, HeartbeatConfig, HeartbeatError, HeartbeatHandle, HeartbeatLogic, HeartbeatThread, LinkCounters,
-};
-pub use wire::{Codec, MAX_DATAGRAM, Refused, TooLarge};
+pub use realtime::Realtime;
+pub use serve::ServeUntilSender;
+pub use thread::{HeartbeatConfig, HeartbeatThread, LinkCounters, SharedCore, StartError};

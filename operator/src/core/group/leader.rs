@@ -1,0 +1,524 @@
+//! The leader's side: serving while entitled, fencing, the transactions that keep the record true, handing
+//! over and giving up.
+
+use super::{Action, Admission, GroupCore, Handover, Severity, State};
+use crate::core::record::{InSync, LeaderKey, LeaderWrite, LeaseRef, Outcome, Txn, TxnKind};
+use crate::core::rules::Rule;
+use crate::core::runtime::Phase;
+use crate::status::NodeMode;
+use baton_replicator::types::{Epoch, Instant, Member, NodeName, TermId};
+use std::time::Duration;
+
+/// A node on which the group failed is no successor for this long: two nodes must not throw a broken group
+/// at each other.
+const UNFIT: Duration = Duration::from_secs(60);
+/// A group that failed with nowhere to go is tried again after this.
+const RETRY_START: Duration = Duration::from_secs(5);
+/// A group stopped for a handover that cannot be sent is resumed after this.
+const HANDOVER_WAIT: Duration = Duration::from_secs(2);
+/// A preferred node must have been ready for this long before it gets the group back by itself.
+const FAILBACK_AFTER: Duration = Duration::from_secs(10);
+
+impl GroupCore {
+    /// Becomes the leader of `epoch`, which etcd's record confirms.
+    pub(super) fn lead(&mut self, epoch: Epoch, handed: bool, why: &str) {
+        self.epoch = epoch;
+        self.handed = handed;
+        self.led_since = self.now;
+        self.admission = None;
+        self.handover = None;
+        self.restarting = false;
+        self.become_(State::Waiting, format!("{why} (epoch {epoch})"));
+        self.adopt_record();
+    }
+
+    /// A new leader that was not handed the group waits until its own last promise has run out, unless it
+    /// has served this epoch before.
+    pub(super) fn guard_over(&self) -> bool {
+        self.handed || self.durable.served == self.epoch || self.now >= self.facts.beats.promised_until
+    }
+
+    pub(super) fn step_leading(&mut self) {
+        self.note = None;
+        if self.facts.beats.highest.number > self.epoch.number {
+            let text =
+                format!("deposed: epoch {} was heard, this was {}", self.facts.beats.highest, self.epoch);
+            self.ledger.mark_stale();
+            return self.become_(State::Standby, text);
+        }
+        if self.ledger.settled() && self.foreign.is_none() {
+            if !self.mine() {
+                let now = self.view().map(crate::core::record::Record::epoch).unwrap_or_default();
+                return self.become_(
+                    State::Standby,
+                    format!("deposed: etcd says epoch {now}, this was {}", self.epoch),
+                );
+            }
+            self.adopt_record();
+        }
+        if let Some(why) = self.must_release() {
+            return self.release(&why);
+        }
+        let entitled = self.facts.beats.serve_until.is_some_and(|until| until > self.now);
+        match self.state {
+            State::Waiting if entitled => self.start("entitled"),
+            State::Waiting => self.reason = self.missing(),
+            State::Starting | State::Serving | State::Failed if !entitled => {
+                let text = self.missing();
+                self.become_(State::Fenced, text);
+            }
+            State::Starting => match self.run.phase {
+                Phase::Running => self.become_(State::Serving, format!("epoch {} serves", self.epoch)),
+                Phase::Failed => self.failed(),
+                Phase::Stopped | Phase::Starting | Phase::Stopping | Phase::Fencing | Phase::Fenced => {}
+            },
+            State::Serving => match self.run.phase {
+                Phase::Failed => self.failed(),
+                Phase::Running
+                | Phase::Stopped
+                | Phase::Starting
+                | Phase::Stopping
+                | Phase::Fencing
+                | Phase::Fenced => {}
+            },
+            State::Fenced if entitled => self.start("entitled again"),
+            State::Fenced => self.reason = self.missing(),
+            State::Failed if self.now >= self.retry_at => self.start("tries again"),
+            State::Failed => {}
+            State::HandingOver => return self.step_handover(entitled),
+            State::Joining | State::Standby | State::Campaigning => return,
+        }
+        self.step_record(entitled);
+    }
+
+    fn start(&mut self, why: &str) {
+        if self.durable.served != self.epoch {
+            self.durable.served = self.epoch;
+            self.persist();
+        }
+        self.become_(State::Starting, why.to_owned());
+    }
+
+    fn failed(&mut self) {
+        self.unfit_until = self.now.plus(UNFIT);
+        self.retry_at = self.now.plus(RETRY_START);
+        self.become_(State::Failed, self.run.reason.clone());
+    }
+
+    /// etcd's record still names this node's epoch, or nobody.
+    fn mine(&self) -> bool {
+        let Some(view) = self.view() else { return true };
+        let epoch = view.insync.as_ref().is_some_and(|i| i.value.epoch == self.epoch);
+        match &view.leader {
+            Some(l) => epoch && l.value.node == self.cfg.me && l.value.epoch == self.epoch,
+            None => epoch || !self.rules.on(Rule::RecreateEpoch),
+        }
+    }
+
+    /// Takes the set over from a settled record, and with it what became of an admission.
+    fn adopt_record(&mut self) {
+        let Some(insync) = self.view().and_then(|v| v.insync.as_ref()).map(|i| i.value.clone()) else {
+            return;
+        };
+        let known = |n: &NodeName| insync.members.iter().any(|m| m.node == *n);
+        if self.ledger.in_flight().is_none()
+            && let Some(a) = &mut self.admission
+        {
+            if known(&a.member.node) {
+                self.admission = None;
+            } else {
+                a.sent = false;
+            }
+        }
+        self.set = insync.members;
+        if self.ledger.in_flight() != Some(&TxnKind::Candidates) {
+            self.candidates = insync.candidates;
+        }
+    }
+
+    /// Whose promise is missing, as a sentence.
+    fn missing(&self) -> String {
+        if !self.guard_over() {
+            return "leads, but serves only after its own last promise to another leader has run out".into();
+        }
+        let good = |n: &NodeName| self.facts.beats.promises.get(n).is_some_and(|p| p.good_until > self.now);
+        let missing: Vec<String> =
+            self.promisers().iter().filter(|n| !good(n)).map(ToString::to_string).collect();
+        if missing.is_empty() {
+            return "waits for the promises of E, or outside its lease for those of all candidates".into();
+        }
+        let etcd = if self.facts.etcd.reachable { "" } else { ", and etcd is out of reach to remove it" };
+        format!("no promise of {}{etcd}", missing.join(", "))
+    }
+
+    /// The transactions that keep the record true: at most one at a time, the most urgent first.
+    fn step_record(&mut self, entitled: bool) {
+        if !self.ledger.free() {
+            return;
+        }
+        if self.foreign.is_some() {
+            return self.rewrite(entitled);
+        }
+        let Some(view) = self.view() else { return };
+        if view.leader.is_none() {
+            let key = LeaderKey { node: self.cfg.me.clone(), epoch: self.epoch, handed: false };
+            return self.send(TxnKind::Recreate, LeaderWrite::Put(key, LeaseRef::Mine), None, false);
+        }
+        let target_reached = view.target.as_ref() == Some(&self.cfg.me);
+        let mut wanted = self.cfg.nodes.clone();
+        wanted.sort();
+        let mut listed = view.candidates().to_vec();
+        listed.sort();
+        if self.remove_lost() || self.step_admission() {
+            return;
+        }
+        if wanted != listed && self.foreign.is_none() {
+            // A candidate that is being added counts at once.
+            self.candidates.extend(self.cfg.nodes.iter().cloned());
+            let insync = self.insync(|i| i.candidates = wanted);
+            return self.send(TxnKind::Candidates, LeaderWrite::Keep, insync, false);
+        }
+        if target_reached && self.state == State::Serving {
+            return self.send(TxnKind::ClearTarget, LeaderWrite::Keep, None, true);
+        }
+        if matches!(self.state, State::Serving | State::Failed) && entitled {
+            self.step_wish();
+        }
+    }
+
+    fn insync(&self, change: impl FnOnce(&mut InSync)) -> Option<InSync> {
+        let mut insync = self.view()?.insync.as_ref()?.value.clone();
+        change(&mut insync);
+        Some(insync)
+    }
+
+    fn remove_lost(&mut self) -> bool {
+        let lost: Vec<(Member, String)> =
+            self.members().into_iter().filter_map(|m| self.lost(&m).map(|why| (m, why))).collect();
+        // The last member with a disk is never removed.
+        if lost.is_empty() || self.disk_gone().is_some() {
+            return false;
+        }
+        let gone: Vec<NodeName> = lost.iter().map(|l| l.0.node.clone()).collect();
+        let why: Vec<&str> = lost.iter().map(|l| l.1.as_str()).collect();
+        self.out.push(Action::Event(
+            Severity::Warning,
+            format!("removes from the in-sync set: {}", why.join("; ")),
+        ));
+        let insync = self.insync(|i| i.members.retain(|m| !gone.contains(&m.node)));
+        self.send(TxnKind::Remove(gone), LeaderWrite::Keep, insync, false);
+        true
+    }
+
+    /// Stages, sends or undoes an admission; true if a transaction was sent.
+    fn step_admission(&mut self) -> bool {
+        if let Some(a) = self.admission.clone() {
+            let node = &a.member.node;
+            let well = self.promises(node)
+                && self.peer_boot(node) == Some(a.member.boot)
+                && self.lost(&a.member).is_none();
+            if !well {
+                self.admission = None;
+                return false;
+            }
+            if self.all_volumes(node, |p| p.settled) {
+                self.admission = Some(Admission { sent: true, ..a.clone() });
+                let insync = self.insync(|i| {
+                    i.members.push(a.member.clone());
+                    i.fresh = false;
+                });
+                self.send(TxnKind::Admit(a.member), LeaderWrite::Keep, insync, false);
+                return true;
+            }
+            return false;
+        }
+        let in_set = |n: &NodeName| *n == self.cfg.me || self.set.iter().any(|m| m.node == *n);
+        let comes = |n: &&NodeName| !in_set(n) && self.promises(n) && self.all_volumes(n, |p| p.resynced);
+        let Some(node) = self.cfg.nodes.iter().find(comes).cloned() else { return false };
+        let Some(boot) = self.peer_boot(&node) else { return false };
+        let member = Member { node, boot };
+        // A group must have run before anyone can hold a copy of it.
+        if self.state == State::Serving && self.lost(&member).is_none() {
+            self.admission = Some(Admission { member, sent: false });
+            return self.cfg.volumes.is_empty() && self.step_admission();
+        }
+        false
+    }
+
+    /// Writes the record into an etcd that is not the one it knew.
+    fn rewrite(&mut self, entitled: bool) {
+        if self.state != State::Serving || !entitled || self.boot().is_none() {
+            return;
+        }
+        let key = LeaderKey { node: self.cfg.me.clone(), epoch: self.epoch, handed: false };
+        let members = self.set.clone();
+        let insync = InSync { epoch: self.epoch, members, candidates: self.cfg.nodes.clone(), fresh: false };
+        self.send(TxnKind::Rewrite, LeaderWrite::Put(key, LeaseRef::Mine), Some(insync), false);
+    }
+
+    pub(super) fn send(
+        &mut self,
+        kind: TxnKind,
+        leader: LeaderWrite,
+        insync: Option<InSync>,
+        clear_target: bool,
+    ) {
+        let (id, guard) = (self.ledger.next_id(), self.ledger.guard(self.rules));
+        let txn = Txn { id, kind, guard, leader, insync, clear_target };
+        self.ledger.sent(txn.clone());
+        self.out.push(Action::Txn(txn));
+    }
+
+    pub(super) fn on_txn(&mut self, id: u64, outcome: &Outcome) {
+        let (me, lease) = (self.cfg.me.clone(), self.facts.etcd.lease);
+        let Some(txn) = self.ledger.on_txn(id, outcome, &me, lease, self.rules) else { return };
+        match outcome {
+            Outcome::Committed { revision } => self.committed(txn, *revision),
+            Outcome::GuardFailed => {
+                if self.state.leads() && !self.rules.on(Rule::Reread) {
+                    return self.become_(State::Standby, "a guard failed");
+                }
+                if let Some(h) = self.handover.as_mut().filter(|h| h.sent) {
+                    h.sent = false;
+                    h.failed = Some("the record in etcd had changed".into());
+                }
+            }
+            Outcome::Unknown => {
+                let text =
+                    format!("etcd did not answer {:?}: whether it happened has to be settled", txn.kind);
+                self.out.push(Action::Event(Severity::Warning, text));
+                if let Some(h) = self.handover.as_mut().filter(|h| h.sent) {
+                    h.failed = Some("etcd did not confirm the handover".into());
+                }
+            }
+        }
+    }
+
+    fn committed(&mut self, txn: Txn, revision: i64) {
+        if let Some(view) = self.view() {
+            self.durable.cluster_id = view.cluster_id;
+        }
+        if txn.leader != LeaderWrite::Keep {
+            self.leader_rev = revision;
+        }
+        self.durable.revision = self.durable.revision.max(revision);
+        match txn.kind {
+            TxnKind::FirstStart | TxnKind::Takeover if self.state == State::Campaigning => {
+                let epoch = txn.insync.map(|i| i.epoch).unwrap_or_default();
+                let released = self.facts.beats.released.is_some();
+                self.lead(
+                    epoch,
+                    released,
+                    if released { "took over what was released" } else { "took over" },
+                );
+            }
+            TxnKind::Rewrite => {
+                self.foreign = None;
+                self.durable.revision = revision;
+                let text = "wrote its record into the etcd that answers now".into();
+                self.out.push(Action::Event(Severity::Warning, text));
+            }
+            TxnKind::Handover(to) if self.state == State::HandingOver => {
+                self.become_(State::Standby, format!("handed over to {to}"));
+                self.ledger.mark_stale();
+            }
+            TxnKind::Resign if self.state.leads() => self.become_(State::Standby, "gave the leadership up"),
+            TxnKind::Remove(nodes) => self.tell("in-sync set without", &nodes),
+            TxnKind::Admit(member) => self.tell("in-sync set with", &[member.node]),
+            TxnKind::FirstStart
+            | TxnKind::Takeover
+            | TxnKind::Recreate
+            | TxnKind::Candidates
+            | TxnKind::Handover(_)
+            | TxnKind::Resign
+            | TxnKind::ClearTarget => {}
+        }
+        self.persist();
+    }
+
+    fn tell(&mut self, what: &str, nodes: &[NodeName]) {
+        let all: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+        self.out.push(Action::Event(Severity::Info, format!("{what} {}", all.join(", "))));
+    }
+
+    /// The successor wished for, ready or not, with the reason; none if the group may stay.
+    fn wish(&self) -> Option<(Option<NodeName>, String)> {
+        let view = self.view()?;
+        if view.mode(&self.cfg.me) == NodeMode::Maintenance {
+            return None;
+        }
+        if let Some(v) = self.disk_gone() {
+            return Some((None, format!("the disk of volume {} is gone", v.volume)));
+        }
+        if self.state == State::Failed {
+            return Some((None, format!("the group failed here: {}", self.run.reason)));
+        }
+        if let Some(why) = &self.run.wants_move {
+            return Some((None, why.clone()));
+        }
+        if view.mode(&self.cfg.me) == NodeMode::Standby {
+            return Some((None, "this node is in standby mode".into()));
+        }
+        if let Some(target) = view.target.as_ref().filter(|t| **t != self.cfg.me) {
+            return Some((Some(target.clone()), "an operator asked for it".into()));
+        }
+        let best = self.cfg.prefer.first().filter(|n| self.cfg.auto_failback && **n != self.cfg.me)?;
+        let long = self.now.since(self.since) >= FAILBACK_AFTER;
+        (long && self.ready(best).is_ok()).then(|| (Some(best.clone()), "it is preferred".into()))
+    }
+
+    /// Whether a node could take the group over in good order.
+    fn ready(&self, node: &NodeName) -> Result<i64, String> {
+        let view = self.view().ok_or("etcd has not been read yet")?;
+        let member =
+            self.set.iter().find(|m| m.node == *node).ok_or_else(|| format!("{node} is not in sync"))?;
+        if view.mode(node) != NodeMode::Online {
+            return Err(format!("{node} is not online"));
+        }
+        if let Some(why) = self.lost(member) {
+            return Err(why);
+        }
+        let beat = self.facts.peers.get(node).and_then(|p| p.groups.get(&self.cfg.group));
+        if !self.promises(node) || !beat.is_some_and(|b| b.ready) {
+            return Err(format!("{node} says that it is not ready"));
+        }
+        if !self.all_volumes(node, |p| p.settled) && self.state == State::Serving {
+            return Err(format!("{node} has not settled"));
+        }
+        view.nodes.get(node).and_then(|n| n.lease).ok_or_else(|| format!("{node} has no lease in etcd"))
+    }
+
+    fn step_wish(&mut self) {
+        let Some((to, why)) = self.wish() else { return };
+        let candidates = to.map_or_else(|| self.cfg.nodes.clone(), |n| vec![n]);
+        let mut refusals = Vec::new();
+        for node in candidates.into_iter().filter(|n| *n != self.cfg.me) {
+            match self.ready(&node) {
+                Ok(_) if self.facts.etcd.reachable => {
+                    let text = format!("moves to {node}: {why}");
+                    self.handover = Some(Handover { to: node, stopped: None, sent: false, failed: None });
+                    return self.become_(State::HandingOver, text);
+                }
+                Ok(_) => refusals.push("etcd is out of reach".to_owned()),
+                Err(refusal) => refusals.push(refusal),
+            }
+        }
+        self.note = Some(format!("should move ({why}), but {}", refusals.join(", ")));
+    }
+
+    fn step_handover(&mut self, entitled: bool) {
+        let Some(h) = self.handover.clone() else { return };
+        if h.sent && (self.ledger.in_flight().is_some() || !self.ledger.settled()) {
+            return;
+        }
+        // Settled, and the record still names this node: it did not happen.
+        if let Some(why) = h.failed.or_else(|| h.sent.then(|| "it was not confirmed".to_owned())) {
+            if self.ledger.settled() {
+                self.become_(State::Waiting, format!("handover failed, resumes: {why}"));
+            }
+            return;
+        }
+        let to = h.to;
+        if !entitled {
+            let text = format!("handover broken off: {}", self.missing());
+            return self.become_(State::Fenced, text);
+        }
+        if let Some(why) =
+            self.set.iter().find(|m| m.node == to).map_or(Some("it left the set".into()), |m| self.lost(m))
+        {
+            return self.become_(State::Waiting, format!("handover broken off, resumes: {why}"));
+        }
+        if self.run.phase == Phase::Failed {
+            return self
+                .become_(State::Waiting, format!("handover broken off, resumes: {}", self.run.reason));
+        }
+        if !self.let_go() {
+            return;
+        }
+        let stopped = h.stopped.unwrap_or(self.now);
+        if let Some(h) = &mut self.handover {
+            h.stopped = Some(stopped);
+        }
+        if self.now.since(stopped) >= HANDOVER_WAIT {
+            return self.become_(State::Waiting, "handover broken off, resumes: etcd does not take it");
+        }
+        let lease = self.view().and_then(|v| v.nodes.get(&to)).and_then(|n| n.lease);
+        let stands = self.view().is_some_and(|v| v.leader.is_some());
+        if let (Some(lease), true) = (lease, stands && self.ledger.free() && self.foreign.is_none()) {
+            self.send_handover(to, lease);
+        }
+    }
+
+    fn send_handover(&mut self, to: NodeName, lease: i64) {
+        let epoch = Epoch { number: self.known().number + 1, term: TermId(self.random) };
+        let insync = self.insync(|i| {
+            i.epoch = epoch;
+            i.fresh = false;
+        });
+        let reached = self.view().is_some_and(|v| v.target.as_ref() == Some(&to));
+        let key = LeaderKey { node: to.clone(), epoch, handed: true };
+        if let Some(h) = &mut self.handover {
+            h.sent = true;
+        }
+        self.send(TxnKind::Handover(to), LeaderWrite::Put(key, LeaseRef::Of(lease)), insync, reached);
+    }
+
+    /// The group is unusable here, etcd is out of reach here but not for another member: why.
+    fn must_release(&self) -> Option<String> {
+        if !self.rules.on(Rule::Release) || self.facts.etcd.reachable || self.state == State::HandingOver {
+            return None;
+        }
+        let near = |at: Instant| self.now.since(at) <= self.cfg.timers.warntime;
+        let could =
+            |n: &NodeName| self.facts.peers.get(n).is_some_and(|p| p.etcd && p.heard.is_some_and(near));
+        if !self.promisers().iter().any(could) {
+            return None;
+        }
+        let disk = self.disk_gone().map(|v| format!("the disk of volume {} is gone", v.volume));
+        disk.or_else(|| self.frozen()).or_else(|| self.run.unusable.clone())
+    }
+
+    /// Fences itself and gives its epoch up, durably.
+    fn release(&mut self, why: &str) {
+        self.durable.released = self.epoch;
+        self.persist();
+        self.become_(
+            State::Standby,
+            format!("released epoch {}: {why}, and etcd is out of reach", self.epoch),
+        );
+    }
+
+    /// What a person should do, if anything.
+    pub(super) fn advice(&self) -> Option<String> {
+        let group = &self.cfg.group;
+        if self.foreign.is_some() {
+            return Some(format!(
+                "group {group}: make sure that etcd holds the right record, then `baton recover {group}`"
+            ));
+        }
+        match self.state {
+            State::Fenced | State::Waiting => Some(format!("group {group}: {}", self.reason)),
+            State::Failed => Some(format!("group {group}: {}; see the logs of its containers", self.reason)),
+            State::Standby if self.leaderless() => {
+                let who = self.view().map(|v| super::standby::names(v.members())).unwrap_or_default();
+                let only = if who.is_empty() {
+                    String::new()
+                } else {
+                    format!("; start {who}: only there is every write")
+                };
+                Some(format!("group {group} has no leader: {}{only}", self.reason))
+            }
+            State::Joining
+            | State::Standby
+            | State::Campaigning
+            | State::Starting
+            | State::Serving
+            | State::HandingOver => None,
+        }
+    }
+
+    fn leaderless(&self) -> bool {
+        let silent = self.now.since(self.facts.beats.last_holds.max(self.silence_from));
+        silent >= self.cfg.timers.deadtime * 2
+    }
+}

@@ -1,0 +1,447 @@
+//! Leadership of one group: who leads, who is in sync, when this node serves, fences, takes over, hands over.
+//!
+//! The driver feeds [`Event`]s into [`GroupCore::handle`], carries out the [`Action`]s in their order, and after
+//! each call applies [`GroupCore::intent`] (to the heartbeats) and [`GroupCore::goal`] (to the runtime).
+//!
+//! ```text
+//!              ┌─────────► Standby ◄──────────────┐ deposed, resigned, released, handed over
+//!   Joining ───┤   refuses │  ▲ holds heard again │ (from every leading state)
+//!              │           ▼  │                   │
+//!              │        Campaigning ──committed──┐│
+//!              │                                 ▼│
+//!              └──resume in place──────────────► Waiting ──entitled──► Starting ──► Serving
+//!                                                  ▲  ▲                │  ▲ │        │ │
+//!                                                  │  └─guard failed── HandingOver ◄──┘ │
+//!                                                  │                   │  │ └─► Failed ◄┤
+//!                                                  └─────── Fenced ◄───┴──┴─────────────┘
+//! ```
+//!
+//! Invariants:
+//! * `Serving` and `Starting` only while the heartbeats' serve-until is in the future.
+//! * A member leaves E only after the transaction that removes it has committed; a node enters E before the
+//!   transaction that admits it is sent.
+//! * Nothing is sent to etcd while an earlier outcome is unsettled ([`ledger`](self)).
+//!
+//! If the process dies, [`Durable`] and etcd decide whether the group is resumed in place.
+
+mod leader;
+mod ledger;
+mod standby;
+mod state;
+#[cfg(test)]
+mod tests;
+mod types;
+mod volumes;
+
+pub use state::State;
+pub use types::{Action, AfterPowerLoss, EtcdFacts, Event, Facts, GroupConfig, GroupView, Severity};
+
+use crate::core::promises::{GroupFacts, Intent, Part};
+use crate::core::record::{Durable, Outcome, Record};
+use crate::core::rules::{Rule, Rules};
+use crate::core::runtime::{Goal, Phase, RunReport};
+use crate::status::GroupState;
+use baton_replicator::api::VolumeStatus;
+use baton_replicator::types::{BootId, Epoch, Instant, Member, NodeName, VolumeName};
+use ledger::{Ask, Ledger};
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug)]
+struct Admission {
+    member: Member,
+    sent: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Handover {
+    to: NodeName,
+    stopped: Option<Instant>,
+    sent: bool,
+    failed: Option<String>,
+}
+
+/// Leadership of one group on one node.
+pub struct GroupCore {
+    cfg: GroupConfig,
+    rules: Rules,
+    state: State,
+    since: Instant,
+    now: Instant,
+    started: Instant,
+    random: u64,
+    reason: String,
+    durable: Durable,
+    ledger: Ledger,
+    facts: Facts,
+    replicas: Option<Vec<VolumeStatus>>,
+    calls: BTreeMap<VolumeName, volumes::Call>,
+    link_down: BTreeMap<NodeName, Instant>,
+    run: RunReport,
+    epoch: Epoch,
+    set: Vec<Member>,
+    candidates: Vec<NodeName>,
+    handed: bool,
+    led_since: Instant,
+    known_since: Instant,
+    leader_rev: i64,
+    silence_from: Instant,
+    admission: Option<Admission>,
+    handover: Option<Handover>,
+    foreign: Option<String>,
+    unfit_until: Instant,
+    retry_at: Instant,
+    restarting: bool,
+    note: Option<String>,
+    out: Vec<Action>,
+}
+
+impl GroupCore {
+    /// Starts with what the state directory remembers. `now` is the agent's start.
+    #[must_use]
+    pub fn new(cfg: GroupConfig, durable: Durable, rules: Rules, now: Instant) -> Self {
+        Self {
+            cfg,
+            rules,
+            state: State::Joining,
+            since: now,
+            now,
+            started: now,
+            random: 0,
+            reason: "starting: etcd has not been read yet".into(),
+            durable,
+            ledger: Ledger::new(rules),
+            // Until the heartbeats have been asked, this node may have promised anything.
+            facts: Facts {
+                beats: GroupFacts {
+                    promised_until: Instant(u64::MAX),
+                    last_holds: now,
+                    ..GroupFacts::default()
+                },
+                ..Facts::default()
+            },
+            replicas: None,
+            calls: BTreeMap::new(),
+            link_down: BTreeMap::new(),
+            run: RunReport::default(),
+            epoch: Epoch::ZERO,
+            set: Vec::new(),
+            candidates: Vec::new(),
+            handed: false,
+            led_since: now,
+            known_since: now,
+            leader_rev: 0,
+            silence_from: now,
+            admission: None,
+            handover: None,
+            foreign: None,
+            unfit_until: Instant::ZERO,
+            retry_at: Instant::ZERO,
+            restarting: false,
+            note: None,
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes an event and decides. `random` is fresh for every call.
+    pub fn handle(&mut self, event: Event, now: Instant, random: u64) -> Vec<Action> {
+        self.now = now;
+        self.random = random;
+        match event {
+            Event::Tick(facts) => self.facts = *facts,
+            Event::Record(id, record) => {
+                if self.ledger.on_read(id, record.map(|r| *r), now) {
+                    self.on_view();
+                }
+            }
+            Event::Fence(id, written) => self.ledger.on_fence(id, written, now),
+            Event::Txn(id, outcome) => self.on_txn(id, &outcome),
+            Event::Changed => self.ledger.mark_stale(),
+            Event::Replicas(replicas) => self.on_replicas(replicas),
+            Event::VolumeSet(volume, result) => self.on_volume_set(&volume, result),
+            Event::Run(report) => self.run = report,
+            Event::Restarting => self.restarting = true,
+            Event::Recover => self.recover(),
+        }
+        self.step();
+        std::mem::take(&mut self.out)
+    }
+
+    /// What the heartbeats should say and do from now on.
+    #[must_use]
+    pub fn intent(&self) -> Intent {
+        let part = if self.state.leads() {
+            let members = self.promisers();
+            Part::Leader {
+                others: self.outsiders(&members),
+                members,
+                lease_until: self.lease_until(),
+                serve: self.guard_over() && self.state != State::Joining,
+                busy: matches!(self.state, State::Starting | State::HandingOver),
+                ask: self.restarting.then_some(self.cfg.timers.restart_window),
+            }
+        } else {
+            Part::Standby {
+                acknowledge: self.state == State::Standby && !self.ledger.unsettled(),
+                long_promise: self.granted(),
+            }
+        };
+        Intent {
+            epoch: if self.state.leads() { self.epoch } else { self.known() },
+            part,
+            released: (self.durable.released != Epoch::ZERO).then_some(self.durable.released),
+            ready: self.fit().is_ok(),
+            state: self.group_state() as u8,
+            boot: self.boot().unwrap_or(BootId(0)),
+            insync_rev: self.view().and_then(|v| v.insync.as_ref()).map_or(0, |i| i.revision),
+        }
+    }
+
+    /// What the runtime should do.
+    #[must_use]
+    pub fn goal(&self) -> Goal {
+        let over = |limit| self.now.since(self.since) >= limit;
+        match self.state {
+            State::Joining => Goal::Hold,
+            State::Standby | State::Campaigning => Goal::Stop { force: true },
+            // Resumed in place: the first promises come within a few keepalives.
+            State::Waiting if over(self.cfg.timers.warntime) => Goal::Fence,
+            State::Waiting => Goal::Hold,
+            State::Starting | State::Serving => Goal::Run { epoch: self.epoch, format: self.fresh() },
+            State::Fenced if over(self.cfg.timers.fence_stop) => Goal::Stop { force: true },
+            State::Fenced => Goal::Fence,
+            State::HandingOver | State::Failed => Goal::Stop { force: false },
+        }
+    }
+
+    /// The group as this core sees it.
+    #[must_use]
+    pub fn view_of(&self) -> GroupView {
+        let view = self.view();
+        let heard = self.facts.beats.leader_heard.as_ref().map(|h| h.0.clone());
+        let leader = if self.state.leads() {
+            Some(self.cfg.me.clone())
+        } else if self.facts.etcd.reachable {
+            view.and_then(|v| v.leader.as_ref()).map(|l| l.value.node.clone())
+        } else {
+            heard
+        };
+        GroupView {
+            state: self.state,
+            group_state: self.group_state(),
+            reason: match &self.note {
+                Some(note) => format!("{}; {note}", self.reason),
+                None => self.reason.clone(),
+            },
+            advice: self.advice(),
+            leader,
+            epoch: self.known(),
+            members: view.map(|v| v.members().to_vec()).unwrap_or_default(),
+            required: if self.state.leads() { self.required() } else { Vec::new() },
+            target: view.and_then(|v| v.target.clone()),
+            boot: self.boot(),
+            ready: self.fit(),
+        }
+    }
+
+    /// Whether every member of E has given the longer promise asked for before a restart.
+    #[must_use]
+    pub fn restart_covered(&self) -> bool {
+        let needed = self.now.plus(self.cfg.timers.good_for(self.cfg.timers.restart_window) / 2);
+        !self.state.leads() || self.facts.beats.serve_until.is_some_and(|until| until >= needed)
+    }
+
+    /// What the state directory should hold.
+    #[must_use]
+    pub fn durable(&self) -> &Durable {
+        &self.durable
+    }
+
+    /// Where the group stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    fn step(&mut self) {
+        self.learn();
+        match self.state {
+            State::Joining => self.step_joining(),
+            State::Standby => self.step_standby(),
+            State::Campaigning => self.step_campaigning(),
+            State::Waiting
+            | State::Starting
+            | State::Serving
+            | State::Fenced
+            | State::HandingOver
+            | State::Failed => self.step_leading(),
+        }
+        self.step_volumes();
+        match self.ledger.step(self.now) {
+            Some(Ask::Read { id }) => self.out.push(Action::Read(id)),
+            Some(Ask::Fence { id }) => self.out.push(Action::WriteFence(id)),
+            None => {}
+        }
+    }
+
+    /// Changes the state; one sentence says why.
+    fn become_(&mut self, next: State, reason: impl Into<String>) {
+        assert!(self.state.may_become(next), "{:?} may not become {next:?}", self.state);
+        self.reason = reason.into();
+        let severity = match next {
+            State::Fenced | State::Failed => Severity::Critical,
+            State::Campaigning => Severity::Warning,
+            State::Joining
+            | State::Standby
+            | State::Waiting
+            | State::Starting
+            | State::Serving
+            | State::HandingOver => Severity::Info,
+        };
+        let message = format!("{} -> {}: {}", self.state.word(), next.word(), self.reason);
+        self.out.push(Action::Event(severity, message));
+        if self.state.leads() && !next.leads() {
+            self.silence_from = self.now;
+            self.admission = None;
+            self.handover = None;
+            self.restarting = false;
+        }
+        self.state = next;
+        self.since = self.now;
+    }
+
+    fn view(&self) -> Option<&Record> {
+        self.ledger.view()
+    }
+
+    fn fresh(&self) -> bool {
+        self.view().and_then(|v| v.insync.as_ref()).is_some_and(|i| i.value.fresh)
+    }
+
+    /// Highest epoch in etcd, in the replicas' metadata, in any heartbeat, in the own memory.
+    fn known(&self) -> Epoch {
+        let mut best = self.durable.known;
+        let replicas = self.replicas.iter().flatten().map(|v| v.epoch);
+        let view = self.view().map(Record::epoch);
+        for epoch in replicas.chain(view).chain([self.facts.beats.highest, self.epoch]) {
+            if epoch.number > best.number {
+                best = epoch;
+            }
+        }
+        best
+    }
+
+    /// Remembers the highest epoch durably, and judges whether the record is older than what is known.
+    fn learn(&mut self) {
+        let known = self.known();
+        if known.number > self.durable.known.number {
+            self.durable.known = known;
+            self.known_since = self.now;
+            self.persist();
+        }
+        if !self.ledger.settled() || !self.rules.on(Rule::Identity) {
+            return;
+        }
+        let Some(view) = self.view() else { return };
+        let in_force = view.epoch();
+        if in_force.number < known.number {
+            if self.ledger.asked() <= self.known_since {
+                self.ledger.mark_stale();
+            } else if self.foreign.is_none() {
+                let text =
+                    format!("etcd knows epoch {in_force} at most, but epoch {known} was in force already");
+                self.found_foreign(text);
+            }
+        } else if in_force.number == known.number && in_force != known && self.foreign.is_none() {
+            self.found_foreign(format!(
+                "etcd says epoch {in_force}, but this cluster has known epoch {known}"
+            ));
+        }
+        self.trust_rewritten();
+    }
+
+    /// A record has been read: is it the etcd we knew, and did the leader change?
+    fn on_view(&mut self) {
+        let Some(view) = self.view() else { return };
+        let (cluster, revision) = (view.cluster_id, view.revision);
+        let newest = [view.leader.as_ref().map(|l| l.revision), view.insync.as_ref().map(|i| i.revision)];
+        let newest = newest.into_iter().flatten().max().unwrap_or(0);
+        let leader = view.leader.as_ref().map_or(0, |l| l.revision);
+        if self.rules.on(Rule::Identity) && self.foreign.is_none() {
+            if self.durable.cluster_id != 0 && self.durable.cluster_id != cluster {
+                let text = format!(
+                    "etcd is another cluster ({cluster:x}) than before ({:x})",
+                    self.durable.cluster_id
+                );
+                self.found_foreign(text);
+            } else if revision < self.durable.revision {
+                let text =
+                    format!("etcd is at revision {revision}, but {} was seen already", self.durable.revision);
+                self.found_foreign(text);
+            }
+        }
+        if self.foreign.is_none() && (newest > self.durable.revision || self.durable.cluster_id == 0) {
+            self.durable.cluster_id = cluster;
+            self.durable.revision = self.durable.revision.max(newest);
+            self.persist();
+        }
+        if leader != 0 && leader != self.leader_rev {
+            self.leader_rev = leader;
+            self.silence_from = self.now;
+        }
+    }
+
+    fn found_foreign(&mut self, why: String) {
+        let text = format!("{why}: no automatic takeover, re-creation or removal");
+        self.out.push(Action::Event(Severity::Critical, text));
+        self.foreign = Some(why);
+        self.ledger.mark_unsettled();
+    }
+
+    /// A standby trusts an etcd again once the serving leader says that it wrote the record found there.
+    fn trust_rewritten(&mut self) {
+        if self.foreign.is_none() || self.state.leads() {
+            return;
+        }
+        let Some(view) = self.view() else { return };
+        let Some(insync) = &view.insync else { return };
+        let Some((leader, epoch, at)) = &self.facts.beats.leader_heard else { return };
+        let beat = self.facts.peers.get(leader).and_then(|p| p.groups.get(&self.cfg.group));
+        let fresh = self.now.since(*at) <= self.cfg.timers.warntime;
+        let same = beat.is_some_and(|b| b.leading && b.insync_rev == insync.revision);
+        if fresh && same && insync.value.epoch == *epoch && view.epoch() == self.known() {
+            self.recover();
+        }
+    }
+
+    fn recover(&mut self) {
+        let Some((cluster, revision)) = self.view().map(|v| (v.cluster_id, v.revision)) else { return };
+        self.durable.cluster_id = cluster;
+        self.durable.revision = revision;
+        self.foreign = None;
+        self.persist();
+        self.out.push(Action::Event(Severity::Info, "the record in etcd is trusted again".into()));
+    }
+
+    fn persist(&mut self) {
+        self.out.retain(|a| !matches!(a, Action::Persist(_)));
+        self.out.insert(0, Action::Persist(self.durable.clone()));
+    }
+
+    fn group_state(&self) -> GroupState {
+        match self.state {
+            State::Joining => GroupState::Unknown,
+            State::Standby if self.run.phase != Phase::Stopped => GroupState::Stopping,
+            State::Standby => GroupState::Standby,
+            State::Campaigning => GroupState::Campaigning,
+            State::Waiting => GroupState::Waiting,
+            State::Starting => GroupState::Starting,
+            State::Serving => GroupState::Serving,
+            State::Fenced => GroupState::Fenced,
+            State::HandingOver if self.handover.as_ref().is_some_and(|h| h.stopped.is_some()) => {
+                GroupState::HandingOver
+            }
+            State::HandingOver => GroupState::Stopping,
+            State::Failed => GroupState::Failed,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What goes into and comes out of the leadership core.
+
+use super::State;
+use crate::core::promises::{GroupFacts, PeerFacts};
+use crate::core::record::{Durable, Outcome, Record, Txn};
+use crate::core::runtime::RunReport;
+use crate::core::timing::Timers;
+use crate::status::GroupState;
+use baton_replicator::api::{Desired, VolumeStatus};
+use baton_replicator::types::{BootId, Epoch, GroupName, Instant, Member, NodeName, VolumeName};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What decides after a power cut of the whole site when a member of the set stays unseen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AfterPowerLoss {
+    /// Wait for it: it may hold a write that nobody else has.
+    #[default]
+    Wait,
+    /// Start without it after `initdead`.
+    Start,
+}
+
+/// Everything fixed about a group on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupConfig {
+    /// Its name.
+    pub group: GroupName,
+    /// This node.
+    pub me: NodeName,
+    /// All nodes that may run it, this one included.
+    pub nodes: Vec<NodeName>,
+    /// Preferred nodes, best first.
+    pub prefer: Vec<NodeName>,
+    /// Its volumes; empty for a group without data.
+    pub volumes: Vec<VolumeName>,
+    /// Hand the group back to the most preferred node once that is ready.
+    pub auto_failback: bool,
+    /// See [`AfterPowerLoss`].
+    pub after_power_loss: AfterPowerLoss,
+    /// The timers.
+    pub timers: Timers,
+}
+
+/// etcd as the driver sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EtcdFacts {
+    /// The last request succeeded.
+    pub reachable: bool,
+    /// This node's lease.
+    pub lease: i64,
+    /// Until when it counts ([`Timers::lease_until`]); zero if there is none.
+    pub lease_until: Instant,
+}
+
+/// What is known at a tick.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The heartbeats about this group.
+    pub beats: GroupFacts,
+    /// The heartbeats about each peer.
+    pub peers: Arc<BTreeMap<NodeName, PeerFacts>>,
+    /// etcd.
+    pub etcd: EtcdFacts,
+}
+
+/// Something happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Time passed; at least every 50 ms, and at once after an intent changed.
+    Tick(Box<Facts>),
+    /// Answer to [`Action::Read`]; none if it failed.
+    Record(u64, Option<Box<Record>>),
+    /// Answer to [`Action::WriteFence`].
+    Fence(u64, bool),
+    /// Answer to [`Action::Txn`].
+    Txn(u64, Outcome),
+    /// A watch says that a key of the group or of a node changed.
+    Changed,
+    /// The group's volumes as the replicator sees them; none if it cannot be asked.
+    Replicas(Option<Vec<VolumeStatus>>),
+    /// Answer to [`Action::SetVolume`].
+    VolumeSet(VolumeName, Result<(), String>),
+    /// The runtime's state.
+    Run(RunReport),
+    /// The agent is about to restart in order: ask for longer promises.
+    Restarting,
+    /// A person vouches for the etcd that answers now (`baton recover`).
+    Recover,
+}
+
+/// How bad an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// As planned.
+    Info,
+    /// Someone should look.
+    Warning,
+    /// The service is affected.
+    Critical,
+}
+
+/// Something to do. Carried out in order; [`Action::Persist`] is finished before anything after it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Make the node's memory of the group durable. A failure stops the agent.
+    Persist(Durable),
+    /// Read the record, linearizably.
+    Read(u64),
+    /// Write this node's fence key of the group.
+    WriteFence(u64),
+    /// Send a transaction.
+    Txn(Txn),
+    /// Tell the replicator what a volume should be.
+    SetVolume(VolumeName, Desired),
+    /// Tell people: history, log, notifications.
+    Event(Severity, String),
+}
+
+/// A group as its core sees it, for status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupView {
+    /// State of this node.
+    pub state: State,
+    /// The same in the status' words.
+    pub group_state: GroupState,
+    /// Why.
+    pub reason: String,
+    /// What a person should do, if anything.
+    pub advice: Option<String>,
+    /// Leader by etcd or, while that is away, by heartbeats.
+    pub leader: Option<NodeName>,
+    /// Highest epoch known.
+    pub epoch: Epoch,
+    /// The in-sync set in etcd.
+    pub members: Vec<Member>,
+    /// E: who must promise and acknowledge, without this node.
+    pub required: Vec<Member>,
+    /// The target asked for.
+    pub target: Option<NodeName>,
+    /// Boot id of this node for the group.
+    pub boot: Option<BootId>,
+    /// Could take over now, apart from the leader being alive.
+    pub ready: Result<(), String>,
+}

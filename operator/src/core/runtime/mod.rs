@@ -1,0 +1,551 @@
+//! What a group consists of on one node: addresses and containers, started, stopped, fenced and resumed.
+//!
+//! Level-triggered: the leadership core sets a [`Goal`], [`plan`](self) compares it with what is and names the
+//! steps that can be taken now; their outcomes and the observed containers come back as events. So any
+//! interruption is answered by planning again from what is found. Volumes are not commanded here (roles are
+//! the leadership core's), only waited for.
+//!
+//! ```text
+//!            Run                    all there                Fence
+//!   Stopped ─────► Starting ─────────────────► Running ─────────────► Fencing ──► Fenced
+//!      ▲              │ too many failures          │                     │  Run: Starting
+//!      └── Stopping ◄─┴── Failed ◄────────────────(─)◄──── Stop ─────────┘
+//! ```
+//!
+//! Invariants: services start only after all volumes are primary in the goal's epoch and the addresses are
+//! there; nothing is formatted unless it is blank and the goal allows it.
+//!
+//! If the process dies, containers go on running under their labels and are observed again at the next start.
+
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use baton_replicator::api::VolumeStatus;
+use baton_replicator::types::{Epoch, Instant, VolumeName};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// Pause before a failed step is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+/// Pause before containers are prepared again: pulling an image that is not there takes long and can wait.
+const RETRY_PREPARE: Duration = Duration::from_secs(10);
+
+/// When a dependency is satisfied, as Compose means it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// `service_started`.
+    Started,
+    /// `service_healthy`.
+    Healthy,
+    /// `service_completed_successfully`.
+    Completed,
+}
+
+/// A service of the group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePlan {
+    /// Its name in the specification.
+    pub name: String,
+    /// What it depends on.
+    pub after: Vec<(String, Need)>,
+}
+
+/// A volume of the group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumePlan {
+    /// The volume.
+    pub volume: VolumeName,
+    /// Filesystem to make at the first start; none for a raw device.
+    pub filesystem: Option<String>,
+}
+
+/// What a group consists of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuntimeConfig {
+    /// Volumes.
+    pub volumes: Vec<VolumePlan>,
+    /// Whether there are addresses.
+    pub addresses: bool,
+    /// Services, in the order of the specification.
+    pub services: Vec<ServicePlan>,
+    /// Failures of a service within `failure_timeout` that make the group want to move.
+    pub migration_threshold: u32,
+    /// See `migration_threshold`.
+    pub failure_timeout: Duration,
+    /// A start that takes longer has failed.
+    pub start_timeout: Duration,
+}
+
+/// What the leadership core wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// Change nothing yet, only look.
+    Hold,
+    /// Run.
+    Run {
+        /// The volumes must be primary in this epoch.
+        epoch: Epoch,
+        /// A blank volume may be formatted.
+        format: bool,
+    },
+    /// Serve nobody, keep everything for a quick return.
+    Fence,
+    /// Stop everything; then keep containers created.
+    Stop {
+        /// At once: addresses first, containers killed.
+        force: bool,
+    },
+}
+
+/// State of a container as the engine reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContainerState {
+    /// There is none.
+    Missing,
+    /// Created, never started.
+    Created,
+    /// Runs (or is being restarted by the engine).
+    Running,
+    /// Paused.
+    Paused,
+    /// Ended with this code.
+    Exited(i64),
+}
+
+/// Health as the engine reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// No health check.
+    None,
+    /// Not known yet.
+    Starting,
+    /// Fine.
+    Healthy,
+    /// Not.
+    Unhealthy,
+}
+
+/// A container as observed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Its state.
+    pub state: ContainerState,
+    /// Its health.
+    pub health: Health,
+}
+
+/// One thing to do. Idempotent; bounded by the adapter, which always reports an outcome.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// Make the filesystem of a blank volume.
+    Format(VolumeName),
+    /// Add and announce the addresses.
+    AddAddresses,
+    /// Remove the addresses.
+    RemoveAddresses,
+    /// Pull images, create networks, volumes and all containers, without starting them.
+    Prepare,
+    /// Create if needed and start a service.
+    Start(String),
+    /// Stop and start a service again.
+    Restart(String),
+    /// Stop a service within its grace period.
+    Stop(String),
+    /// Kill a service's container, paused or not.
+    Kill(String),
+    /// Pause a service's container.
+    Pause(String),
+    /// Let a paused container go on.
+    Unpause(String),
+}
+
+/// Something happened.
+#[derive(Clone, Debug)]
+pub enum RunEvent {
+    /// Time passed.
+    Tick,
+    /// The goal, each time the leadership core has decided.
+    Goal(Goal),
+    /// The volumes as the replicator sees them.
+    Volumes(Vec<VolumeStatus>),
+    /// All containers of the group as the engine sees them; none if it does not answer.
+    Containers(Option<BTreeMap<String, Container>>),
+    /// A step ended.
+    Done(Step, Result<(), String>),
+    /// A check of the group failed (HTTP and the like): counts as a failure of the named thing.
+    CheckFailed(String),
+}
+
+/// How far the runtime is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing runs, no address is there.
+    Stopped,
+    /// On the way to running.
+    Starting,
+    /// Everything runs.
+    Running,
+    /// On the way to stopped. Also before anything has been observed.
+    #[default]
+    Stopping,
+    /// On the way to fenced.
+    Fencing,
+    /// No address, nothing executes.
+    Fenced,
+    /// Could not be started (or not be stopped).
+    Failed,
+}
+
+/// The runtime as the leadership core sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunReport {
+    /// How far.
+    pub phase: Phase,
+    /// No container executes and no address is there: volumes may be let go.
+    pub free: bool,
+    /// All containers exist, so that a takeover only starts them.
+    pub prepared: bool,
+    /// The group would be better off elsewhere: why.
+    pub wants_move: Option<String>,
+    /// The group cannot be reached here at all (its link is down): why.
+    pub unusable: Option<String>,
+    /// Why the phase is what it is.
+    pub reason: String,
+}
+
+/// Start, stop and fence of one group on one node.
+pub struct Runtime {
+    cfg: RuntimeConfig,
+    goal: Goal,
+    goal_since: Instant,
+    now: Instant,
+    volumes: Vec<VolumeStatus>,
+    addresses: Option<bool>,
+    containers: Option<BTreeMap<String, Container>>,
+    busy: BTreeMap<Step, Instant>,
+    retry: BTreeMap<Step, Instant>,
+    failures: BTreeMap<String, VecDeque<Instant>>,
+    last_error: Option<String>,
+    failed: Option<String>,
+    reached: bool,
+    prepared: bool,
+    marks: Vec<(&'static str, Instant)>,
+    restarts: BTreeMap<String, u32>,
+}
+
+impl Runtime {
+    /// Nothing known yet, goal [`Goal::Hold`].
+    #[must_use]
+    pub fn new(cfg: RuntimeConfig, now: Instant) -> Self {
+        let addresses = if cfg.addresses { None } else { Some(false) };
+        Self {
+            cfg,
+            goal: Goal::Hold,
+            goal_since: now,
+            now,
+            volumes: Vec::new(),
+            addresses,
+            containers: None,
+            busy: BTreeMap::new(),
+            retry: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            last_error: None,
+            failed: None,
+            reached: false,
+            prepared: false,
+            marks: Vec::new(),
+            restarts: BTreeMap::new(),
+        }
+    }
+
+    /// Takes an event and names the steps to begin now.
+    pub fn handle(&mut self, event: RunEvent, now: Instant) -> Vec<Step> {
+        self.now = now;
+        match event {
+            RunEvent::Tick => {}
+            RunEvent::Goal(goal) => self.set_goal(goal),
+            RunEvent::Volumes(volumes) => self.volumes = volumes,
+            RunEvent::Containers(observed) => self.observe(observed),
+            RunEvent::Done(step, result) => self.done(&step, result),
+            RunEvent::CheckFailed(what) => self.failure(&what),
+        }
+        self.judge();
+        let steps = self.plan();
+        for step in &steps {
+            self.busy.insert(step.clone(), now);
+        }
+        steps
+    }
+
+    /// Replaces the plan (the specification changed).
+    pub fn reconfigure(&mut self, cfg: RuntimeConfig) {
+        self.prepared = false;
+        if cfg.addresses != self.cfg.addresses {
+            self.addresses = if cfg.addresses { None } else { Some(false) };
+        }
+        self.cfg = cfg;
+    }
+
+    /// The runtime as the leadership core sees it.
+    #[must_use]
+    pub fn report(&self) -> RunReport {
+        let phase = self.phase();
+        let reason = match (&self.failed, &self.last_error) {
+            (Some(why), _) => why.clone(),
+            (None, Some(error)) if phase != Phase::Running && phase != Phase::Stopped => error.clone(),
+            (None, _) => self.waits_for(),
+        };
+        RunReport {
+            phase,
+            free: self.free(),
+            prepared: self.prepared,
+            wants_move: self.wants_move(),
+            unusable: None,
+            reason,
+        }
+    }
+
+    /// When each part of the last start was done: for the durations of a takeover by step.
+    #[must_use]
+    pub fn marks(&self) -> &[(&'static str, Instant)] {
+        &self.marks
+    }
+
+    /// Containers as last observed.
+    #[must_use]
+    pub fn containers(&self) -> BTreeMap<String, Container> {
+        self.containers.clone().unwrap_or_default()
+    }
+
+    /// Restarts in place of a service since the group started here.
+    #[must_use]
+    pub fn restarts(&self, service: &str) -> u32 {
+        self.restarts.get(service).copied().unwrap_or(0)
+    }
+
+    fn set_goal(&mut self, goal: Goal) {
+        if goal == self.goal {
+            return;
+        }
+        let runs = |g: Goal| matches!(g, Goal::Run { .. });
+        if !runs(goal) || !runs(self.goal) {
+            self.goal_since = self.now;
+            self.retry.clear();
+            self.failed = None;
+            self.last_error = None;
+            self.reached = false;
+        }
+        if runs(goal) && !runs(self.goal) {
+            self.marks = vec![("begin", self.now)];
+            if matches!(self.goal, Goal::Stop { .. }) {
+                self.failures.clear();
+                self.restarts.clear();
+            }
+        }
+        self.goal = goal;
+    }
+
+    fn observe(&mut self, observed: Option<BTreeMap<String, Container>>) {
+        let Some(observed) = observed else {
+            self.last_error = Some("the Docker engine does not answer".into());
+            return;
+        };
+        let before = self.containers.take().unwrap_or_default();
+        let mut fell: Vec<String> = Vec::new();
+        for service in &self.cfg.services {
+            let name = &service.name;
+            let (Some(old), Some(new)) = (before.get(name), observed.get(name)) else { continue };
+            let ended = old.state == ContainerState::Running
+                && matches!(
+                    new.state,
+                    ContainerState::Exited(_) | ContainerState::Missing | ContainerState::Created
+                );
+            let sick = old.health != Health::Unhealthy && new.health == Health::Unhealthy;
+            let completed = new.state == ContainerState::Exited(0) && self.completes(name);
+            if (ended && !completed) || (sick && new.state == ContainerState::Running) {
+                fell.push(name.clone());
+            }
+        }
+        // What a step is about to change is known better by that step's outcome.
+        let mut merged = observed;
+        for name in self.cfg.services.iter().map(|s| &s.name) {
+            if self.changing(name)
+                && let Some(old) = before.get(name)
+            {
+                merged.insert(name.clone(), *old);
+                fell.retain(|f| f != name);
+            }
+        }
+        self.containers = Some(merged);
+        if matches!(self.goal, Goal::Run { .. }) {
+            for name in fell {
+                self.failure(&name);
+            }
+        }
+    }
+
+    fn changing(&self, service: &str) -> bool {
+        self.busy.keys().any(|step| step.service() == Some(service))
+    }
+
+    fn done(&mut self, step: &Step, result: Result<(), String>) {
+        if self.busy.remove(step).is_none() {
+            return;
+        }
+        match result {
+            Ok(()) => self.succeeded(step),
+            Err(error) => {
+                let pause = if *step == Step::Prepare { RETRY_PREPARE } else { RETRY };
+                self.retry.insert(step.clone(), self.now.plus(pause));
+                self.last_error = Some(format!("{}: {error}", step.word()));
+                match step {
+                    Step::Start(name) | Step::Restart(name) => self.failure(&name.clone()),
+                    Step::Format(_) | Step::AddAddresses => self.failure(step.word()),
+                    // A stop that fails is followed by a kill; a kill that fails is tried again.
+                    Step::Stop(_)
+                    | Step::Kill(_)
+                    | Step::Pause(_)
+                    | Step::Unpause(_)
+                    | Step::RemoveAddresses
+                    | Step::Prepare => {}
+                }
+            }
+        }
+    }
+
+    fn succeeded(&mut self, step: &Step) {
+        self.retry.remove(step);
+        let set = |this: &mut Self, name: &str, state| {
+            let all = this.containers.get_or_insert_default();
+            let health = Health::Starting;
+            let known = all.entry(name.to_owned()).or_insert(Container { state, health });
+            if known.state != state {
+                *known = Container { state, health };
+            }
+        };
+        match step {
+            Step::Format(volume) => {
+                let filesystem =
+                    self.cfg.volumes.iter().find(|v| v.volume == *volume).and_then(|v| v.filesystem.clone());
+                if let Some(v) = self.volumes.iter_mut().find(|v| v.volume == *volume) {
+                    v.filesystem = filesystem;
+                }
+            }
+            Step::AddAddresses => self.addresses = Some(true),
+            Step::RemoveAddresses => self.addresses = Some(false),
+            Step::Prepare => self.prepared = true,
+            Step::Start(name) | Step::Restart(name) => {
+                set(self, name, ContainerState::Running);
+                if self.reached {
+                    *self.restarts.entry(name.clone()).or_default() += 1;
+                }
+            }
+            Step::Unpause(name) => set(self, name, ContainerState::Running),
+            Step::Stop(name) | Step::Kill(name) => set(self, name, ContainerState::Exited(137)),
+            Step::Pause(name) => set(self, name, ContainerState::Paused),
+        }
+    }
+
+    fn failure(&mut self, what: &str) {
+        let window = self.cfg.failure_timeout;
+        let all = self.failures.entry(what.to_owned()).or_default();
+        all.push_back(self.now);
+        while all.front().is_some_and(|at| self.now.since(*at) > window) || all.len() > 1000 {
+            all.pop_front();
+        }
+    }
+
+    fn failures_of(&self, what: &str) -> usize {
+        let window = self.cfg.failure_timeout;
+        self.failures
+            .get(what)
+            .map_or(0, |all| all.iter().filter(|at| self.now.since(**at) <= window).count())
+    }
+
+    fn too_often(&self) -> Option<String> {
+        let limit = usize::try_from(self.cfg.migration_threshold.max(1)).unwrap_or(usize::MAX);
+        let (what, n) = self.failures.keys().map(|k| (k, self.failures_of(k))).find(|(_, n)| *n >= limit)?;
+        let last = self.last_error.as_deref().map(|e| format!(" ({e})")).unwrap_or_default();
+        Some(format!("{what} failed {n} times within {} s{last}", self.cfg.failure_timeout.as_secs()))
+    }
+
+    fn wants_move(&self) -> Option<String> {
+        self.reached.then(|| self.too_often()).flatten()
+    }
+
+    /// Draws the conclusions of what is: everything there, or failed.
+    fn judge(&mut self) {
+        let Goal::Run { .. } = self.goal else { return };
+        self.mark("volumes", self.volumes_ready());
+        self.mark("addresses", self.addresses == Some(true) || !self.cfg.addresses);
+        if !self.reached && self.everything_runs() {
+            self.reached = true;
+            self.mark("services", true);
+        }
+        if self.reached || self.failed.is_some() {
+            return;
+        }
+        if let Some(why) = self.too_often() {
+            self.failed = Some(why);
+        } else if self.now.since(self.goal_since) >= self.cfg.start_timeout {
+            let why = self.last_error.clone().unwrap_or_else(|| self.waits_for());
+            self.failed = Some(format!("not started within {} s: {why}", self.cfg.start_timeout.as_secs()));
+        } else if let Some(blank) = self.blank_volume() {
+            self.failed = Some(format!("volume {blank} has no filesystem, and this is not its first start"));
+        }
+    }
+
+    fn mark(&mut self, what: &'static str, reached: bool) {
+        if reached && !self.marks.iter().any(|m| m.0 == what) {
+            self.marks.push((what, self.now));
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        match self.goal {
+            Goal::Hold if self.still() => Phase::Stopped,
+            Goal::Hold => Phase::Stopping,
+            Goal::Run { .. } if self.failed.is_some() => Phase::Failed,
+            Goal::Run { .. } if self.reached => Phase::Running,
+            Goal::Run { .. } => Phase::Starting,
+            Goal::Fence if self.quiet() => Phase::Fenced,
+            Goal::Fence => Phase::Fencing,
+            Goal::Stop { .. } if self.free() => Phase::Stopped,
+            Goal::Stop { .. } => Phase::Stopping,
+        }
+    }
+}
+
+impl Step {
+    /// The service a step changes.
+    #[must_use]
+    pub fn service(&self) -> Option<&str> {
+        match self {
+            Self::Start(s)
+            | Self::Restart(s)
+            | Self::Stop(s)
+            | Self::Kill(s)
+            | Self::Pause(s)
+            | Self::Unpause(s) => Some(s),
+            Self::Format(_) | Self::AddAddresses | Self::RemoveAddresses | Self::Prepare => None,
+        }
+    }
+
+    /// The word for people.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Format(_) => "format",
+            Self::AddAddresses => "add addresses",
+            Self::RemoveAddresses => "remove addresses",
+            Self::Prepare => "prepare containers",
+            Self::Start(_) => "start",
+            Self::Restart(_) => "restart",
+            Self::Stop(_) => "stop",
+            Self::Kill(_) => "kill",
+            Self::Pause(_) => "pause",
+            Self::Unpause(_) => "unpause",
+        }
+    }
+}

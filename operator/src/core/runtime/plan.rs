@@ -1,0 +1,234 @@
+//! From what is to what should be: the steps that can be taken now.
+//!
+//! Start: volumes primary → format → addresses → services in dependency order. Stop: the reverse. Fence:
+//! addresses, then pause. A step is named only while it is not on its way and its pause after a failure is over.
+
+use super::{Container, ContainerState, Goal, Health, Need, Runtime, ServicePlan, Step};
+use baton_replicator::types::{Role, VolumeName};
+use std::time::Duration;
+
+/// A service that failed is started again after this much per failure so far, at most ten times as much.
+const BACKOFF: Duration = Duration::from_millis(500);
+
+impl Runtime {
+    pub(super) fn plan(&self) -> Vec<Step> {
+        let steps = match self.goal {
+            Goal::Hold => Vec::new(),
+            Goal::Run { format, .. } if self.failed.is_none() => self.plan_run(format),
+            Goal::Run { .. } => Vec::new(),
+            Goal::Fence => self.plan_fence(),
+            Goal::Stop { force: true } => self.plan_kill(),
+            Goal::Stop { force: false } => self.plan_stop(),
+        };
+        steps.into_iter().filter(|s| self.may_begin(s)).collect()
+    }
+
+    fn may_begin(&self, step: &Step) -> bool {
+        let busy = match step.service() {
+            // Killing does not wait for a graceful stop that hangs.
+            Some(_) if matches!(step, Step::Kill(_)) => self.busy.contains_key(step),
+            Some(service) => self.busy.keys().any(|b| b.service() == Some(service)),
+            None => self.busy.contains_key(step),
+        };
+        !busy && self.retry.get(step).is_none_or(|at| self.now >= *at)
+    }
+
+    fn plan_run(&self, format: bool) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
+        if !self.volumes_ready() {
+            return steps;
+        }
+        let blank: Vec<VolumeName> = self.blank_volumes();
+        if !blank.is_empty() {
+            return if format { blank.into_iter().map(Step::Format).collect() } else { Vec::new() };
+        }
+        if self.cfg.addresses && self.addresses != Some(true) {
+            steps.push(Step::AddAddresses);
+        }
+        for service in &self.cfg.services {
+            let name = &service.name;
+            let container = self.container(name);
+            match container.state {
+                ContainerState::Paused => steps.push(Step::Unpause(name.clone())),
+                ContainerState::Running if container.health == Health::Unhealthy && self.reached => {
+                    if self.backoff_over(name) {
+                        steps.push(Step::Restart(name.clone()));
+                    }
+                }
+                ContainerState::Running => {}
+                ContainerState::Exited(0) if self.completes(name) => {}
+                ContainerState::Missing | ContainerState::Created | ContainerState::Exited(_) => {
+                    let addresses = !self.cfg.addresses || self.addresses == Some(true);
+                    if addresses
+                        && self.containers.is_some()
+                        && self.satisfied(service)
+                        && self.backoff_over(name)
+                    {
+                        steps.push(Step::Start(name.clone()));
+                    }
+                }
+            }
+        }
+        steps
+    }
+
+    fn plan_fence(&self) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
+        if self.cfg.addresses && self.addresses != Some(false) {
+            steps.push(Step::RemoveAddresses);
+        }
+        steps.extend(self.in_state(&[ContainerState::Running]).map(Step::Pause));
+        steps
+    }
+
+    fn plan_kill(&self) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
+        if self.cfg.addresses && self.addresses != Some(false) {
+            steps.push(Step::RemoveAddresses);
+        }
+        steps.extend(self.in_state(&[ContainerState::Running, ContainerState::Paused]).map(Step::Kill));
+        steps.extend(self.plan_prepare());
+        steps
+    }
+
+    fn plan_stop(&self) -> Vec<Step> {
+        let mut steps: Vec<Step> = self.in_state(&[ContainerState::Paused]).map(Step::Unpause).collect();
+        for name in self.in_state(&[ContainerState::Running]) {
+            let needed =
+                |s: &&ServicePlan| s.after.iter().any(|(on, _)| *on == name) && self.executes(&s.name);
+            if self.cfg.services.iter().any(|s| needed(&s)) {
+                continue;
+            }
+            // A stop that failed once is not repeated: the container is killed.
+            let stop = Step::Stop(name.clone());
+            steps.push(if self.retry.contains_key(&stop) { Step::Kill(name) } else { stop });
+        }
+        let running = self.cfg.services.iter().any(|s| self.executes(&s.name));
+        if !running && self.containers.is_some() && self.cfg.addresses && self.addresses != Some(false) {
+            steps.push(Step::RemoveAddresses);
+        }
+        steps.extend(self.plan_prepare());
+        steps
+    }
+
+    fn plan_prepare(&self) -> Option<Step> {
+        (self.free() && !self.prepared).then_some(Step::Prepare)
+    }
+
+    pub(super) fn container(&self, service: &str) -> Container {
+        let missing = Container { state: ContainerState::Missing, health: Health::None };
+        self.containers.as_ref().and_then(|all| all.get(service)).copied().unwrap_or(missing)
+    }
+
+    fn in_state(&self, states: &'static [ContainerState]) -> impl Iterator<Item = String> {
+        let all = self.cfg.services.iter().map(|s| s.name.clone());
+        all.filter(move |name| states.contains(&self.container(name).state))
+    }
+
+    /// The container executes or is on its way to.
+    fn executes(&self, service: &str) -> bool {
+        let active =
+            matches!(self.container(service).state, ContainerState::Running | ContainerState::Paused);
+        let starting = [Step::Start(service.into()), Step::Restart(service.into())];
+        active || starting.iter().any(|s| self.busy.contains_key(s))
+    }
+
+    fn satisfied(&self, service: &ServicePlan) -> bool {
+        service.after.iter().all(|(on, need)| {
+            let c = self.container(on);
+            match need {
+                Need::Started => c.state == ContainerState::Running,
+                Need::Healthy => c.state == ContainerState::Running && c.health == Health::Healthy,
+                Need::Completed => c.state == ContainerState::Exited(0),
+            }
+        })
+    }
+
+    /// Some service waits for this one to complete, so ending well is no failure.
+    pub(super) fn completes(&self, service: &str) -> bool {
+        self.cfg
+            .services
+            .iter()
+            .flat_map(|s| &s.after)
+            .any(|(on, need)| on == service && *need == Need::Completed)
+    }
+
+    fn backoff_over(&self, service: &str) -> bool {
+        let n = u32::try_from(self.failures_of(service)).unwrap_or(u32::MAX).min(10);
+        let last = self.failures.get(service).and_then(|all| all.back());
+        last.is_none_or(|at| self.now.since(*at) >= BACKOFF * n)
+    }
+
+    /// All volumes are primary in the goal's epoch, and their devices are there.
+    pub(super) fn volumes_ready(&self) -> bool {
+        let Goal::Run { epoch, .. } = self.goal else { return false };
+        self.cfg.volumes.iter().all(|plan| {
+            let v = self.volumes.iter().find(|v| v.volume == plan.volume);
+            v.is_some_and(|v| v.role == Role::Primary && v.epoch == epoch && v.device.is_some())
+        })
+    }
+
+    fn blank_volumes(&self) -> Vec<VolumeName> {
+        let blank = |plan: &&super::VolumePlan| {
+            let v = self.volumes.iter().find(|v| v.volume == plan.volume);
+            plan.filesystem.is_some() && v.is_some_and(|v| v.filesystem.is_none())
+        };
+        self.cfg.volumes.iter().filter(blank).map(|p| p.volume.clone()).collect()
+    }
+
+    /// A blank volume that must not be formatted.
+    pub(super) fn blank_volume(&self) -> Option<VolumeName> {
+        let Goal::Run { format: false, .. } = self.goal else { return None };
+        self.volumes_ready().then(|| self.blank_volumes().into_iter().next()).flatten()
+    }
+
+    pub(super) fn everything_runs(&self) -> bool {
+        let runs = |s: &ServicePlan| {
+            let c = self.container(&s.name);
+            c.state == ContainerState::Running
+                || (c.state == ContainerState::Exited(0) && self.completes(&s.name))
+        };
+        self.volumes_ready()
+            && self.blank_volumes().is_empty()
+            && (!self.cfg.addresses || self.addresses == Some(true))
+            && self.containers.is_some()
+            && self.cfg.services.iter().all(runs)
+    }
+
+    /// No container executes, no address is there, and nothing on its way could change that.
+    pub(super) fn free(&self) -> bool {
+        self.still() && self.addresses == Some(false) && !self.busy.contains_key(&Step::AddAddresses)
+    }
+
+    /// No container executes (addresses apart).
+    pub(super) fn still(&self) -> bool {
+        self.containers.is_some() && !self.cfg.services.iter().any(|s| self.executes(&s.name))
+    }
+
+    /// Nothing executes and no address is there; containers may be paused.
+    pub(super) fn quiet(&self) -> bool {
+        let running = |s: &ServicePlan| self.container(&s.name).state == ContainerState::Running;
+        self.addresses == Some(false) && self.containers.is_some() && !self.cfg.services.iter().any(running)
+    }
+
+    /// What is missing, as a sentence.
+    pub(super) fn waits_for(&self) -> String {
+        match self.goal {
+            Goal::Run { .. } if self.reached => "everything runs".into(),
+            Goal::Run { .. } if !self.volumes_ready() => "waits for the volumes to become primary".into(),
+            Goal::Run { .. } if self.containers.is_none() => "waits for the Docker engine".into(),
+            Goal::Run { .. } if self.cfg.addresses && self.addresses != Some(true) => {
+                "adds the addresses".into()
+            }
+            Goal::Run { .. } => {
+                let waiting = self.cfg.services.iter().filter(|s| !self.executes(&s.name));
+                let names: Vec<&str> = waiting.map(|s| s.name.as_str()).collect();
+                format!("starts {}", names.join(", "))
+            }
+            Goal::Hold => "looks at what is there".into(),
+            Goal::Fence => "fenced".into(),
+            Goal::Stop { .. } if self.free() => "stopped".into(),
+            Goal::Stop { .. } => "stops".into(),
+        }
+    }
+}
