@@ -6,6 +6,8 @@
 
 mod commands;
 mod events;
+#[cfg(test)]
+pub(crate) mod fake;
 mod problem;
 mod read;
 mod role;

@@ -1,68 +1,15 @@
 //! The router with a fake driver, without a socket.
 
+use super::fake::Fake;
 use super::*;
 use crate::cli::fixture;
-use crate::status::{Event, GroupState, NodeMode};
+use crate::status::GroupState;
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, StatusCode, header};
-use baton_replicator::types::{GroupName, NodeName};
 use futures::StreamExt;
-use futures::future::{BoxFuture, FutureExt};
 use serde_json::{Value, json};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::broadcast;
+use std::sync::atomic::Ordering;
 use tower::ServiceExt;
-
-struct Fake {
-    calls: Mutex<Vec<String>>,
-    answer: Mutex<Option<CommandError>>,
-    hang: AtomicBool,
-    alive: AtomicBool,
-    live: broadcast::Sender<Event>,
-}
-
-impl Fake {
-    fn record(&self, call: String) -> BoxFuture<'_, Result<Accepted, CommandError>> {
-        async move {
-            self.calls.lock().unwrap().push(call.clone());
-            if self.hang.load(Ordering::SeqCst) {
-                std::future::pending::<()>().await;
-            }
-            match self.answer.lock().unwrap().clone() {
-                Some(error) => Err(error),
-                None => Ok(Accepted { message: call }),
-            }
-        }
-        .boxed()
-    }
-}
-
-impl Commands for Fake {
-    fn set_mode(&self, node: NodeName, mode: NodeMode) -> BoxFuture<'_, Result<Accepted, CommandError>> {
-        self.record(format!("{node} {mode:?}"))
-    }
-    fn move_group(
-        &self,
-        group: GroupName,
-        to: Option<NodeName>,
-    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
-        self.record(format!("move {group} {to:?}"))
-    }
-    fn events(&self, last: usize) -> BoxFuture<'_, Result<Vec<Event>, CommandError>> {
-        let all = fixture::history();
-        async move { Ok(all[all.len().saturating_sub(last)..].to_vec()) }.boxed()
-    }
-    fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.live.subscribe()
-    }
-    fn spec(&self) -> BoxFuture<'_, Result<SpecDocument, CommandError>> {
-        async { Ok(SpecDocument { text: "cluster: demo\n".into(), version: 12 }) }.boxed()
-    }
-    fn core_alive(&self) -> bool {
-        self.alive.load(Ordering::SeqCst)
-    }
-}
 
 struct Bench {
     fake: Arc<Fake>,
@@ -72,13 +19,7 @@ struct Bench {
 
 impl Bench {
     fn new(status: ClusterStatus) -> Self {
-        let fake = Arc::new(Fake {
-            calls: Mutex::default(),
-            answer: Mutex::default(),
-            hang: AtomicBool::new(false),
-            alive: AtomicBool::new(true),
-            live: broadcast::channel(8).0,
-        });
+        let fake = Arc::new(Fake::default());
         let (status, receiver) = watch::channel(status);
         let router = router(ApiState::new(receiver, fake.clone()));
         Self { fake, status, router }

@@ -87,8 +87,12 @@ pub enum Command {
         /// The shell.
         shell: Shell,
     },
-    /// Print the manual page.
-    Man,
+    /// Print the manual page, or write those of all commands to a directory.
+    Man {
+        /// The directory; made if it is not there.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
 }
 
 /// Arguments of `move`.

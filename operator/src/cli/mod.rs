@@ -10,6 +10,7 @@ mod exit;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod moving;
+mod output;
 pub mod paint;
 mod status_page;
 mod volume_page;
@@ -24,6 +25,7 @@ pub use status_page::{render as render_status, render_group};
 pub use volume_page::{render_list, render_show, sync_bar};
 
 use crate::api::{Accepted, SpecDocument};
+use crate::spec::Spec;
 use crate::status::{ClusterStatus, Event, GroupStatus, Health, NodeMode};
 use args::{Cli, Command, MoveArgs, SpecCommand, VolumeCommand};
 use baton_replicator::api::VolumeStatus;
@@ -84,7 +86,14 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
             clap_complete::generate(shell, &mut Cli::command(), "baton", &mut text);
             print(&String::from_utf8_lossy(&text))
         }
-        Command::Man => {
+        Command::Man { dir: Some(dir) } => {
+            let written =
+                std::fs::create_dir_all(&dir).and_then(|()| clap_mangen::generate_to(Cli::command(), &dir));
+            let shown = dir.display();
+            written.map_err(|e| CliError::new(Exit::Failed, format!("cannot write to {shown}: {e}"), ""))?;
+            Ok(Exit::Ok)
+        }
+        Command::Man { dir: None } => {
             let mut text = Vec::new();
             let rendered = clap_mangen::Man::new(Cli::command()).render(&mut text);
             rendered
@@ -229,10 +238,20 @@ async fn events(
 }
 
 fn check(file: &std::path::Path) -> Result<Exit, CliError> {
-    std::fs::read_to_string(file).map_err(|e| {
-        CliError::new(Exit::Failed, format!("cannot read {}: {e}", file.display()), "Check the path.")
-    })?;
-    Ok(Exit::Ok)
+    let shown = file.display().to_string();
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| CliError::new(Exit::Failed, format!("cannot read {shown}: {e}"), "Check the path."))?;
+    match Spec::parse(&text, |name| std::env::var(name).ok()) {
+        Ok(spec) => {
+            let (nodes, groups) = (spec.nodes.len(), spec.groups.len());
+            print(&format!("{shown}: cluster {}, {nodes} nodes, {groups} groups: no errors\n", spec.cluster))
+        }
+        Err(errors) => {
+            let n = errors.errors.len();
+            let next = format!("{n} to correct; nothing has been applied.");
+            Err(CliError::new(Exit::Failed, errors.in_file(shown).to_string(), next))
+        }
+    }
 }
 
 fn bad_name(error: BadName) -> CliError {
@@ -246,7 +265,7 @@ fn as_json<T: Serialize>(value: &T) -> String {
 
 /// To standard output. A reader that went away (`baton status | head -1`) is no error.
 fn print(text: &str) -> Result<Exit, CliError> {
-    let mut out = io::stdout().lock();
+    let mut out = output::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(Exit::Ok),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Ok),
@@ -254,5 +273,7 @@ fn print(text: &str) -> Result<Exit, CliError> {
     }
 }
 
+#[cfg(test)]
+mod run_tests;
 #[cfg(test)]
 mod tests;

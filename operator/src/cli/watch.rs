@@ -66,7 +66,7 @@ pub(super) async fn run(
 }
 
 fn draw(page: &str, full_screen: bool, interval: Duration) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = super::output::stdout();
     if !full_screen {
         writeln!(out, "{page}")?;
         return out.flush();

@@ -8,6 +8,7 @@
 
 mod datagram;
 mod http;
+mod socket;
 
 pub use datagram::ServeUntilSocket;
 pub use http::{ControlServer, router};

@@ -23,6 +23,7 @@ use bytes::Bytes;
 pub use rustix::io::Errno;
 use std::path::PathBuf;
 use std::sync::Arc;
+pub use sys::set_io_flusher;
 
 /// What a front end needs to know about a volume.
 #[derive(Debug, Clone)]
