@@ -2,7 +2,8 @@
 
 use super::lease::Alive;
 use super::pool::{Etcd, EtcdError};
-use super::records::{NodeKeys, Outcome, json, to_json};
+use super::records::{json, to_json};
+use crate::core::record::{NodeKeys, Outcome};
 use crate::status::NodeMode;
 use baton_replicator::types::{GroupName, NodeName};
 use etcd_client::{Client, Compare, CompareOp, GetOptions, TxnOp};

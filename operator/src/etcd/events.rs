@@ -1,7 +1,8 @@
 //! The cluster's history: numbered entries, the oldest dropped as new ones come.
 
 use super::pool::{Etcd, EtcdError};
-use super::records::{Outcome, json, to_json};
+use super::records::{json, to_json};
+use crate::core::record::Outcome;
 use crate::status::Event;
 use etcd_client::{Client, Compare, CompareOp, DeleteOptions, GetOptions, SortOrder, SortTarget, TxnOp};
 

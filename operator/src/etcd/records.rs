@@ -1,193 +1,15 @@
 //! A group's record: one linearizable read, guarded transactions, and the fence key that settles unknown ones.
 
 use super::pool::{Etcd, EtcdError};
+use crate::core::record::{LeaderWrite, LeaseRef, NodeKeys, Outcome, Record, Txn, Versioned};
 use crate::status::NodeMode;
-use baton_replicator::types::{Epoch, GroupName, Member, NodeName};
+use baton_replicator::types::{GroupName, NodeName};
 use etcd_client::{
     Client, Compare, CompareOp, Error, GetOptions, KeyValue, PutOptions, TxnOp, TxnOpResponse,
 };
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// Value of the leader key: written once per term, under the leader's lease.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeaderKey {
-    /// The leader.
-    pub node: NodeName,
-    /// Its epoch.
-    pub epoch: Epoch,
-    /// The leader before handed the group over: it has stopped serving.
-    #[serde(default)]
-    pub handed: bool,
-}
-
-/// Value of the in-sync key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InSync {
-    /// The epoch it belongs to.
-    pub epoch: Epoch,
-    /// Nodes that hold every acknowledged write, the leader included, with their boot ids.
-    pub members: Vec<Member>,
-    /// Nodes allowed to campaign.
-    pub candidates: Vec<NodeName>,
-    /// First start, never served yet: a blank volume may be formatted.
-    #[serde(default)]
-    pub fresh: bool,
-}
-
-/// A key's value with the revision of its last change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Versioned<T> {
-    /// The value.
-    pub value: T,
-    /// mod_revision.
-    pub revision: i64,
-    /// The lease it stands under; 0 = none.
-    pub lease: i64,
-}
-
-/// Keys of one node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeKeys {
-    /// Operator's wish.
-    pub mode: NodeMode,
-    /// Lease under which its `alive` key stands; none if it is not there.
-    pub lease: Option<i64>,
-}
-
-/// Everything about one group as one linearizable read found it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Record {
-    /// Identity of the etcd cluster that answered.
-    pub cluster_id: u64,
-    /// Revision of the answer.
-    pub revision: i64,
-    /// The leader key.
-    pub leader: Option<Versioned<LeaderKey>>,
-    /// The in-sync key.
-    pub insync: Option<Versioned<InSync>>,
-    /// mod_revision of this node's own fence key; 0 if absent.
-    pub fence_rev: i64,
-    /// The node an operator asked for.
-    pub target: Option<NodeName>,
-    /// Nodes with a mode or alive key.
-    pub nodes: BTreeMap<NodeName, NodeKeys>,
-}
-
-impl Record {
-    /// The epoch in force: the in-sync record's, or the leader key's if that one is missing.
-    #[must_use]
-    pub fn epoch(&self) -> Epoch {
-        let insync = self.insync.as_ref().map(|i| i.value.epoch);
-        insync.or(self.leader.as_ref().map(|l| l.value.epoch)).unwrap_or(Epoch::ZERO)
-    }
-
-    /// The in-sync members, none without a record.
-    #[must_use]
-    pub fn members(&self) -> &[Member] {
-        self.insync.as_ref().map_or(&[], |i| &i.value.members)
-    }
-
-    /// Nodes allowed to campaign.
-    #[must_use]
-    pub fn candidates(&self) -> &[NodeName] {
-        self.insync.as_ref().map_or(&[], |i| &i.value.candidates)
-    }
-
-    /// A node's mode (online unless something else was written).
-    #[must_use]
-    pub fn mode(&self, node: &NodeName) -> NodeMode {
-        self.nodes.get(node).map(|n| n.mode).unwrap_or_default()
-    }
-}
-
-/// The mod_revisions a transaction compares; 0 means "absent".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Guard {
-    /// Of the leader key.
-    pub leader: i64,
-    /// Of the in-sync key.
-    pub insync: i64,
-    /// Of the writer's own fence key; none only where the rule is left out in a test.
-    pub fence: Option<i64>,
-}
-
-/// Whose lease the leader key is put under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeaseRef {
-    /// The writer's.
-    Mine,
-    /// Another node's, by id.
-    Of(i64),
-}
-
-/// What a transaction does with the leader key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LeaderWrite {
-    /// Leaves it.
-    Keep,
-    /// Puts it.
-    Put(LeaderKey, LeaseRef),
-    /// Deletes it.
-    Delete,
-}
-
-/// Why a transaction is sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TxnKind {
-    /// The first record of a group.
-    FirstStart,
-    /// A standby takes over.
-    Takeover,
-    /// Members leave the in-sync set.
-    Remove(Vec<NodeName>),
-    /// A node enters the in-sync set.
-    Admit(Member),
-    /// The lost leader key is written again.
-    Recreate,
-    /// The serving leader writes its record into an etcd that is not the one it knew.
-    Rewrite,
-    /// The list of candidates changes.
-    Candidates,
-    /// The group goes to another node.
-    Handover(NodeName),
-    /// The leader key is deleted.
-    Resign,
-    /// The operator's target is reached and cleared.
-    ClearTarget,
-}
-
-/// One transaction: all guards hold and everything is written, or nothing is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Txn {
-    /// Comes back in the outcome.
-    pub id: u64,
-    /// Why.
-    pub kind: TxnKind,
-    /// What is compared.
-    pub guard: Guard,
-    /// The leader key.
-    pub leader: LeaderWrite,
-    /// The in-sync key, if written.
-    pub insync: Option<InSync>,
-    /// Delete the target key.
-    pub clear_target: bool,
-}
-
-/// What became of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Committed; every key written has this mod_revision.
-    Committed {
-        /// The revision.
-        revision: i64,
-    },
-    /// A comparison failed, or etcd refused it for good (a lease that is gone): nothing was written.
-    GuardFailed,
-    /// Timed out, or the connection broke: it may have been committed or may still be.
-    Unknown,
-}
 
 /// gRPC's NOT_FOUND: etcd says so, after it has applied the request, if the lease of a put is gone.
 const NOT_FOUND: i32 = 5;
@@ -214,7 +36,7 @@ impl Etcd {
     ///
     /// # Errors
     /// No member answered, or a value that cannot be read.
-    pub async fn read_group(&self, group: &GroupName) -> Result<Record, EtcdError> {
+    pub async fn read(&self, group: &GroupName) -> Result<Record, EtcdError> {
         let keys = self.keys();
         let request = etcd_client::Txn::new().and_then([
             TxnOp::get(keys.leader(group), None),
@@ -268,7 +90,7 @@ impl Etcd {
     }
 
     /// Carries out a guarded transaction, once. `lease` is this node's own.
-    pub async fn commit(&self, group: &GroupName, txn: &Txn, lease: i64) -> Outcome {
+    pub async fn transact(&self, group: &GroupName, txn: &Txn, lease: i64) -> Outcome {
         let keys = self.keys();
         let revision_is = |key: String, revision| Compare::mod_revision(key, CompareOp::Equal, revision);
         let mut compare = vec![
@@ -330,7 +152,7 @@ impl Etcd {
     ///
     /// # Errors
     /// Not confirmed: repeat.
-    pub async fn fence(&self, group: &GroupName) -> Result<i64, EtcdError> {
+    pub async fn write_fence(&self, group: &GroupName) -> Result<i64, EtcdError> {
         let key = self.keys().fence(group, self.me());
         let put = |mut client: Client| {
             let (key, value) = (key.clone(), to_json(&self.next_fence()));
