@@ -2,7 +2,7 @@
 
 use super::pool::{Etcd, EtcdError};
 use super::records::{json, to_json};
-use crate::core::record::{Outcome};
+use crate::core::record::Outcome;
 use crate::status::Event;
 use etcd_client::{Client, Compare, CompareOp, DeleteOptions, GetOptions, SortOrder, SortTarget, TxnOp};
 

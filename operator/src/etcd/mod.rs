@@ -3,12 +3,13 @@
 //! [`Etcd`] is a cheap handle on all members. Reads and other idempotent requests are hedged: if the member asked
 //! does not answer within [`HEDGE`], the next one is asked, too, and the first answer counts. A transaction is sent
 //! *once*, to a member that has just shown that it can commit; what became of it otherwise is
-//! [`Outcome::Unknown`], and [`Etcd::fence`] is how that is settled. No library under this retries a request:
+//! [`Outcome::Unknown`](crate::core::record::Outcome::Unknown), and [`Etcd::write_fence`] is how that is settled. No library under this retries a request:
 //! etcd-client repeats only for expired auth tokens, which are not used here, and tonic sends what it was given
 //! once or not at all.
 //!
 //! Every call is bounded by the request timeout. Values are JSON. Nothing is decided here. If the process dies,
-//! the lease runs out and takes `alive` and the leader keys with it.
+//! the lease runs out and takes `alive` and the leader keys with it. The types of records and transactions are the
+//! core's: [`crate::core::record`].
 
 mod desired;
 mod events;

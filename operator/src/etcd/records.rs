@@ -7,8 +7,8 @@ use baton_replicator::types::{GroupName, NodeName};
 use etcd_client::{
     Client, Compare, CompareOp, Error, GetOptions, KeyValue, PutOptions, TxnOp, TxnOpResponse,
 };
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 
 /// gRPC's NOT_FOUND: etcd says so, after it has applied the request, if the lease of a put is gone.
@@ -36,7 +36,7 @@ impl Etcd {
     ///
     /// # Errors
     /// No member answered, or a value that cannot be read.
-    pub async fn read_group(&self, group: &GroupName) -> Result<Record, EtcdError> {
+    pub async fn read(&self, group: &GroupName) -> Result<Record, EtcdError> {
         let keys = self.keys();
         let request = etcd_client::Txn::new().and_then([
             TxnOp::get(keys.leader(group), None),
@@ -90,7 +90,7 @@ impl Etcd {
     }
 
     /// Carries out a guarded transaction, once. `lease` is this node's own.
-    pub async fn commit(&self, group: &GroupName, txn: &Txn, lease: i64) -> Outcome {
+    pub async fn transact(&self, group: &GroupName, txn: &Txn, lease: i64) -> Outcome {
         let keys = self.keys();
         let revision_is = |key: String, revision| Compare::mod_revision(key, CompareOp::Equal, revision);
         let mut compare = vec![
@@ -152,7 +152,7 @@ impl Etcd {
     ///
     /// # Errors
     /// Not confirmed: repeat.
-    pub async fn fence(&self, group: &GroupName) -> Result<i64, EtcdError> {
+    pub async fn write_fence(&self, group: &GroupName) -> Result<i64, EtcdError> {
         let key = self.keys().fence(group, self.me());
         let put = |mut client: Client| {
             let (key, value) = (key.clone(), to_json(&self.next_fence()));

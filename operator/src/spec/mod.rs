@@ -23,7 +23,7 @@ pub use model::{
     AfterPowerLoss, Check, CheckProbe, Condition, Group, HealthTest, Healthcheck, Mount, MountSource, Node,
     NotifyTarget, Service, Spec, Ulimit, Volume, VolumeBacking,
 };
-pub use timers::{TimerError, Timers};
+pub use timers::Timers;
 pub use units::{Cidr, format_duration, format_size, parse_duration, parse_size};
 
 use std::fmt;

@@ -131,13 +131,10 @@ pub enum Condition {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MountSource {
-    /// A volume of the group, or a directory in it (`webstore/mysql:/var/lib/mysql`, or `volume.subpath` in the
-    /// long syntax).
+    /// A volume of the group, as a whole.
     Volume {
         /// The volume.
         volume: VolumeName,
-        /// Directory below its root, without leading or trailing slash.
-        subpath: Option<String>,
     },
     /// A path of the host.
     Host(PathBuf),

@@ -17,15 +17,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// I/O that waits longer than this for a peer that still answers pings: several times what a busy disk's flush
-/// takes, well below the 30 s after which applications give up.
-const DEFAULT_PEER_TIMEOUT: Duration = Duration::from_secs(2);
-
 pub(super) struct Reader<'e> {
     errors: &'e mut Vec<SpecError>,
     lines: HashMap<String, usize>,
     /// Of lists from which unreadable items were left out: where the others had stood.
     positions: HashMap<String, Vec<usize>>,
+    /// Of the cluster; volumes may have another one.
+    peer_timeout: Duration,
 }
 
 /// The fields of one mapping. Dropping what was not taken is an error: see [`Reader::finish`].
@@ -41,7 +39,12 @@ pub(super) fn join(path: &str, field: impl Display) -> String {
 
 impl<'e> Reader<'e> {
     pub fn new(errors: &'e mut Vec<SpecError>) -> Self {
-        Self { errors, lines: HashMap::new(), positions: HashMap::new() }
+        Self {
+            errors,
+            lines: HashMap::new(),
+            positions: HashMap::new(),
+            peer_timeout: Timers::default().peer_timeout,
+        }
     }
 
     /// Reports an error at a field read before; if it was absent, at the nearest one above it.
@@ -257,21 +260,27 @@ impl<'e> Reader<'e> {
     fn timers(&mut self, node: &Node, path: &str) -> Option<Timers> {
         let mut fields = self.fields(node, path, "keepalive, warntime, deadtime, …");
         let mut timers = Timers::default();
-        let mut read = |r: &mut Self, name, into: &mut Duration| {
-            let given = r.get(&mut fields, name, Self::duration);
-            *into = given.unwrap_or(*into);
-            given.is_some()
-        };
-        read(self, "keepalive", &mut timers.keepalive);
-        read(self, "warntime", &mut timers.warntime);
-        let deadtime_given = read(self, "deadtime", &mut timers.deadtime);
-        if !read(self, "fencetime", &mut timers.fencetime) && deadtime_given {
-            timers.fencetime = Timers::default_fencetime(timers.deadtime);
+        let mut given = Vec::new();
+        for (name, timer) in [
+            ("keepalive", &mut timers.keepalive),
+            ("warntime", &mut timers.warntime),
+            ("fencetime", &mut timers.fencetime),
+            ("deadtime", &mut timers.deadtime),
+            ("initdead", &mut timers.initdead),
+            ("ttl", &mut timers.lease_ttl),
+            ("restart_window", &mut timers.restart_window),
+            ("peer_timeout", &mut timers.peer_timeout),
+            ("fence_stop", &mut timers.fence_stop),
+            ("etcd_timeout", &mut timers.etcd_timeout),
+        ] {
+            if let Some(value) = self.get(&mut fields, name, Self::duration) {
+                *timer = value;
+                given.push(name);
+            }
         }
-        read(self, "initdead", &mut timers.initdead);
-        read(self, "lease_ttl", &mut timers.lease_ttl);
-        read(self, "restart_window", &mut timers.restart_window);
         self.finish(fields);
+        timers.derive(&given);
+        self.peer_timeout = timers.peer_timeout;
         Some(timers)
     }
 
@@ -380,7 +389,7 @@ impl<'e> Reader<'e> {
                 .get(&mut f, "mount_options", |r, n, p| r.one_or_more(n, p, Self::text))
                 .unwrap_or_default()
                 .join(","),
-            peer_timeout: self.get(&mut f, "peer_timeout", Self::duration).unwrap_or(DEFAULT_PEER_TIMEOUT),
+            peer_timeout: self.get(&mut f, "peer_timeout", Self::duration).unwrap_or(self.peer_timeout),
             resync_rate: self.get(&mut f, "resync_rate", Self::size).unwrap_or(0),
         };
         self.finish(f);

@@ -29,6 +29,9 @@ const REFUSED: &[(&str, &str)] = &[
     ("restart", "the agent restarts services (migration_threshold, failure_timeout); remove this"),
 ];
 
+/// Engines before API 1.45 (Docker 26) cannot mount a directory of a volume.
+const SUBPATH: &str = "a directory in a volume cannot be mounted; mount the whole volume and tell the service which directory to use";
+
 impl Reader<'_> {
     pub(super) fn service(&mut self, node: &Node, path: &str) -> Option<Service> {
         let mut f = self.fields(node, path, "a service in Compose syntax");
@@ -202,24 +205,17 @@ impl Reader<'_> {
         let source = self.get(&mut f, "source", Self::text);
         let target = self.get(&mut f, "target", Self::absolute);
         let read_only = self.get(&mut f, "read_only", Self::boolean).unwrap_or(false);
-        let subpath = self.get(&mut f, "volume", |r, n, p| {
-            let mut inner = r.fields(n, p, "subpath");
-            let subpath = r.get(&mut inner, "subpath", Self::text);
-            r.finish(inner);
-            subpath
-        });
+        if let Some(options) = self.take(&mut f, "volume") {
+            self.error(options.line, &join(path, "volume"), SUBPATH);
+        }
         self.finish(f);
         let (Some(source), Some(target)) = (source, target) else {
             self.error(node.line, path, "needs source and target");
             return None;
         };
         let source = match kind.as_deref() {
-            Some("volume") | None if !source.starts_with('/') => {
-                let whole = subpath.map_or_else(|| source.clone(), |sub| format!("{source}/{sub}"));
-                volume_source(&whole)
-            }
-            Some("bind") | None if subpath.is_none() => host_source(&source),
-            Some("bind") | None => Err("subpath is for volumes; name the directory in source".into()),
+            Some("volume") | None if !source.starts_with('/') => volume_source(&source),
+            Some("bind") | None => host_source(&source),
             Some("volume") => Err(format!("'{source}' is not a volume's name")),
             Some(other) => Err(format!(
                 "type '{other}' is not known here; write volume or bind (tmpfs has its own field)"
@@ -241,11 +237,8 @@ fn no_value(name: &str) -> String {
 
 /// `source:target[:ro|rw]`.
 fn short_mount(text: &str) -> Result<Mount, String> {
-    let bad = || {
-        format!(
-            "'{text}' is not a mount; write volume:/path, volume/directory:/path or /host/path:/path, with :ro if wanted"
-        )
-    };
+    let bad =
+        || format!("'{text}' is not a mount; write volume:/path or /host/path:/path, with :ro if wanted");
     let mut parts = text.split(':');
     let (Some(source), Some(target)) = (parts.next(), parts.next()) else { return Err(bad()) };
     let mut read_only = false;
@@ -276,16 +269,11 @@ fn host_source(text: &str) -> Result<MountSource, String> {
 }
 
 fn volume_source(text: &str) -> Result<MountSource, String> {
-    let (volume, subpath) = match text.split_once('/') {
-        None => (text, None),
-        Some((volume, rest)) => (volume, Some(rest.trim_matches('/'))),
-    };
-    let volume = volume.parse().map_err(|e: baton_replicator::types::BadName| e.to_string())?;
-    let subpath = subpath.filter(|s| !s.is_empty()).map(str::to_owned);
-    if subpath.as_deref().is_some_and(|s| s.split('/').any(|part| matches!(part, "" | "." | ".."))) {
-        return Err(format!("'{text}': a directory in a volume must not contain empty parts, '.' or '..'"));
+    if text.contains('/') {
+        return Err(format!("'{text}': {SUBPATH}"));
     }
-    Ok(MountSource::Volume { volume, subpath })
+    let volume = text.parse().map_err(|e: baton_replicator::types::BadName| e.to_string())?;
+    Ok(MountSource::Volume { volume })
 }
 
 /// Splits a command line as a shell would, without expanding anything.

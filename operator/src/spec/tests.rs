@@ -54,7 +54,7 @@ fn the_good_document_is_read_as_meant() {
         mysql.volumes,
         [
             Mount {
-                source: MountSource::Volume { volume: volume.clone(), subpath: Some("mysql".into()) },
+                source: MountSource::Volume { volume: volume.clone() },
                 target: "/var/lib/mysql".into(),
                 read_only: false
             },
@@ -75,11 +75,7 @@ fn the_good_document_is_read_as_meant() {
     assert_eq!(apache.depends_on["mysql"], Condition::ServiceHealthy);
     assert_eq!(
         apache.volumes[0],
-        Mount {
-            source: MountSource::Volume { volume, subpath: Some("www/html".into()) },
-            target: "/srv".into(),
-            read_only: true
-        }
+        Mount { source: MountSource::Volume { volume }, target: "/srv".into(), read_only: true }
     );
     assert_eq!(apache.environment["GREETING"], "hello world");
     assert_eq!(apache.stop_grace_period, Duration::from_secs(5));
@@ -147,7 +143,7 @@ fn references_must_exist() {
         "groups.web.prefer[0]: there is no node called tho-web3; there is tho-web1, tho-web2",
     );
     broken(
-        "- webstore/mysql:",
+        "- webstore:",
         "- store:",
         "groups.web.services.mysql.volumes[0]: there is no volume of this group called store",
     );
@@ -179,6 +175,8 @@ fn what_compose_knows_and_baton_must_not_do_is_explained() {
     broken("user: mysql", "environment2: {}", "environment2: unknown field; known here are");
     broken("VERSION: 1.10", "VERSION:", "'VERSION' has no value");
     broken("/etc/my.cnf:/etc", "./my.cnf:/etc", "is relative");
+    broken("- webstore:/var", "- webstore/mysql:/var", "mount the whole volume");
+    broken("read_only: true", "volume: { subpath: www }", "mount the whole volume");
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use super::model::{CheckProbe, Condition, Group, HealthTest, MountSource, NotifyTarget, Spec};
 use super::read::Reader;
-use super::timers::TimerError;
 use super::{format_duration, format_size};
 use baton_replicator::types::GroupName;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -71,13 +70,8 @@ pub(super) fn validate(spec: &Spec, r: &mut Reader<'_>) {
 }
 
 fn timers(spec: &Spec, r: &mut Reader<'_>) {
-    for error in spec.heartbeat.check() {
-        let field = match &error {
-            TimerError::Order { shorter, .. } => shorter,
-            TimerError::Margin { .. } => "deadtime",
-            TimerError::Range { name, .. } => name,
-        };
-        r.at(&format!("heartbeat.{field}"), error.to_string());
+    if let Some((field, message)) = spec.heartbeat.check() {
+        r.at(&format!("heartbeat.{field}"), message);
     }
 }
 
