@@ -88,7 +88,9 @@ impl Task {
     async fn once(&self) -> Result<(), String> {
         let timeout = self.check.timeout;
         let check = match &self.check.probe {
-            CheckProbe::Http { url, .. } => docker::Check::Http { url: url.clone(), timeout },
+            CheckProbe::Http { url, status } => {
+                docker::Check::Http { url: url.clone(), status: status.clone(), timeout }
+            }
             CheckProbe::Tcp { address } => docker::Check::Tcp { address: address.clone(), timeout },
             CheckProbe::Exec { service, command } => {
                 let container = self.engine.owner().container_name(self.group.as_str(), service);

@@ -441,7 +441,7 @@ impl Owner {
                     std::process::abort();
                 }
                 Action::Read(id) => drop(tokio::spawn(async move {
-                    let record = match etcd.read_group(&name).await {
+                    let record = match etcd.read(&name).await {
                         Ok(record) => Some(Box::new(record)),
                         Err(error) => {
                             tracing::debug!(group = %name, error = %chain(&error), "cannot read the record");
@@ -451,13 +451,13 @@ impl Owner {
                     let _ = back.send(Back::Group(name, Event::Record(id, record))).await;
                 })),
                 Action::WriteFence(id) => drop(tokio::spawn(async move {
-                    let written = etcd.fence(&name).await.is_ok();
+                    let written = etcd.write_fence(&name).await.is_ok();
                     let _ = back.send(Back::Group(name, Event::Fence(id, written))).await;
                 })),
                 Action::Txn(txn) => {
                     let lease = self.lease.id;
                     drop(tokio::spawn(async move {
-                        let outcome = etcd.commit(&name, &txn, lease).await;
+                        let outcome = etcd.transact(&name, &txn, lease).await;
                         tracing::debug!(group = %name, kind = ?txn.kind, ?outcome, "transaction");
                         let _ = back.send(Back::Group(name, Event::Txn(txn.id, outcome))).await;
                     }));
