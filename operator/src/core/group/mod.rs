@@ -37,7 +37,7 @@ pub use state::State;
 pub use types::{Action, AfterPowerLoss, EtcdFacts, Event, Facts, GroupConfig, GroupView, Severity};
 
 use crate::core::promises::{GroupFacts, Intent, Part};
-use crate::core::record::{Durable, Outcome, Record};
+use crate::core::record::{Durable, Record};
 use crate::core::rules::{Rule, Rules};
 use crate::core::runtime::{Goal, Phase, RunReport};
 use crate::status::GroupState;

@@ -1,1 +1,38 @@
+//! Deterministic simulation of the whole decision core: real `Unit`s and `HeartbeatCore`s on modelled hosts,
+//! network, etcd, replicators and container engines, all driven by one seed.
+//!
+//! * [`etcd`]: linearizable, with leases, late and lost requests, and restores.
+//! * [`replica`]: volumes with required sets, boot ids, volatile and durable writes.
+//! * [`world`]: hosts with drifting clocks, lossy links, crashes; checks the invariants after every step.
+//! * `scenarios`: every row of the traps that needs no data path, by name; `seeds`: random faults, then healing.
 
+mod etcd;
+mod replica;
+mod scenarios;
+mod seeds;
+mod world;
+
+/// A small generator (xorshift64*): the same numbers for the same seed, everywhere.
+#[derive(Clone, Debug)]
+pub(super) struct Dice(u64);
+
+impl Dice {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub(super) fn roll(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    pub(super) fn below(&mut self, n: u64) -> u64 {
+        (self.roll() >> 16) % n
+    }
+
+    pub(super) fn chance(&mut self, per_cent: u64) -> bool {
+        self.below(100) < per_cent
+    }
+}

@@ -1,0 +1,124 @@
+//! A replica of the one volume of a simulated host: which writes it holds, which of them would survive a
+//! power cut, and the sessions that a primary has with its peers.
+
+use baton_replicator::api::{Desired, PeerStatus, VolumeStatus};
+use baton_replicator::types::{
+    BootId, ConnectionState, DiskState, Epoch, Generation, GroupName, Instant, Member, NodeName, Role,
+    VolumeName,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Clone, Debug)]
+pub(super) struct Replica {
+    pub role: Role,
+    pub epoch: Epoch,
+    pub boot: BootId,
+    pub required: Vec<Member>,
+    pub have: BTreeSet<u64>,
+    pub durable: BTreeSet<u64>,
+    pub filesystem: bool,
+    pub disk: DiskState,
+    /// Peers this primary has brought up to date: they receive every write.
+    pub synced: BTreeMap<NodeName, BootId>,
+    pub frozen_since: Option<Instant>,
+    pub pending: Option<u64>,
+}
+
+impl Replica {
+    pub(super) fn new(boot: u64) -> Self {
+        Self {
+            role: Role::Secondary,
+            epoch: Epoch::ZERO,
+            boot: BootId(boot),
+            required: Vec::new(),
+            have: BTreeSet::new(),
+            durable: BTreeSet::new(),
+            filesystem: false,
+            disk: DiskState::Consistent,
+            synced: BTreeMap::new(),
+            frozen_since: None,
+            pending: None,
+        }
+    }
+
+    pub(super) fn command(&mut self, desired: &Desired) -> Result<(), String> {
+        if desired.epoch.number < self.epoch.number {
+            return Err(format!("epoch {} is older than {}", desired.epoch, self.epoch));
+        }
+        if desired.epoch != self.epoch {
+            self.synced.clear();
+        }
+        self.epoch = desired.epoch;
+        self.role = desired.role;
+        match desired.role {
+            Role::Secondary => {
+                self.synced.clear();
+                self.required.clear();
+                self.pending = None;
+                self.frozen_since = None;
+            }
+            Role::Primary => {
+                // Members of the set hold everything: they need no resync.
+                for m in &desired.required {
+                    self.synced.entry(m.node.clone()).or_insert(m.boot);
+                }
+                self.required.clone_from(&desired.required);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn power_cut(&mut self) {
+        self.boot = BootId(self.boot.0 + 1);
+        self.have.clone_from(&self.durable);
+        self.role = Role::Secondary;
+        self.required.clear();
+        self.synced.clear();
+        self.pending = None;
+        self.frozen_since = None;
+    }
+
+    pub(super) fn status(
+        &self,
+        group: &GroupName,
+        peers: impl Iterator<Item = (NodeName, bool, Option<BootId>)>,
+    ) -> VolumeStatus {
+        let peers = peers.map(|(node, connected, boot)| {
+            let resynced = connected && self.role == Role::Primary && self.synced.get(&node).copied() == boot;
+            let settled = resynced && self.required.iter().any(|m| m.node == node);
+            PeerStatus {
+                node,
+                connection: if connected { ConnectionState::Connected } else { ConnectionState::Connecting },
+                reason: None,
+                boot,
+                disk: DiskState::DUnknown,
+                resynced,
+                settled,
+                dirty_bytes: 0,
+                unacked_bytes: 0,
+                oldest_unacked_ms: 0,
+                lag_us: 0,
+                resync: None,
+            }
+        });
+        VolumeStatus {
+            volume: VolumeName::new("store").expect("name"),
+            group: group.clone(),
+            size_bytes: 1 << 20,
+            role: self.role,
+            epoch: self.epoch,
+            disk: self.disk,
+            generation: Generation(u64::from(self.epoch != Epoch::ZERO)),
+            boot: self.boot,
+            device: (self.role == Role::Primary).then(|| "/dev/baton/store".into()),
+            filesystem: self.filesystem.then(|| "ext4".into()),
+            frozen: self.frozen_since.map(|_| "waits".into()),
+            frozen_since: self.frozen_since,
+            required: self.required.clone(),
+            peers: peers.collect(),
+            activity_log_extents: 0,
+            counters: Default::default(),
+            alarms: Vec::new(),
+        }
+    }
+}

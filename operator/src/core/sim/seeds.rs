@@ -1,0 +1,94 @@
+//! Random faults for a while, during which nothing may be wrong; then everything heals and must converge.
+
+use super::world::{Options, World};
+use crate::core::group::{AfterPowerLoss, State};
+
+fn disturb(w: &mut World) {
+    let n = w.hosts.len() as u64;
+    let i = w.dice.below(n) as usize;
+    match w.dice.below(15) {
+        0 | 1 => w.crash_agent(i),
+        2 => w.power_cut(i),
+        3..=5 => {
+            for k in 0..w.hosts.len() {
+                w.power_on(k);
+                w.start_agent(k);
+            }
+        }
+        6 => w.isolate(i, true, true),
+        7 => w.isolate(i, true, false),
+        8 => {
+            let j = (i + 1) % w.hosts.len();
+            w.cut.insert((i, j));
+        }
+        9 => {
+            let j = (i + 1) % w.hosts.len();
+            w.repl_cut.insert((i.min(j), i.max(j)));
+        }
+        10 => w.etcd_up = !w.etcd_up,
+        11 => w.etcd.delete_leader(),
+        12 => {
+            w.hosts[i].paused = !w.hosts[i].paused;
+            if !w.hosts[i].paused && w.dice.chance(50) {
+                w.crash_agent(i);
+            }
+        }
+        13 => {
+            w.etcd.target = Some(w.hosts[i].name.clone());
+            w.etcd.revision += 1;
+        }
+        _ => {
+            for k in 0..w.hosts.len() {
+                w.isolate(k, false, true);
+                w.hosts[k].paused = false;
+            }
+            w.etcd_up = true;
+        }
+    }
+}
+
+fn one(seed: u64) {
+    let opts = Options {
+        nodes: 2 + (seed % 2) as usize,
+        volume: seed % 5 != 0,
+        seed,
+        drift: true,
+        after_power_loss: if seed % 3 == 0 { AfterPowerLoss::Start } else { AfterPowerLoss::Wait },
+        ..Options::default()
+    };
+    let mut w = World::new(opts);
+    w.run(4000);
+    w.loss = [0, 5, 25][(seed % 3) as usize];
+    w.etcd_faults = [0, 10, 30][(seed / 3 % 3) as usize];
+    for _ in 0..12 {
+        disturb(&mut w);
+        let pause = 200 + w.dice.below(2500);
+        w.run(pause);
+    }
+    w.heal();
+    let everyone = w.hosts.len();
+    let settled = w.until(90_000, |w| w.server().is_some() && w.in_sync().len() == everyone);
+    assert!(w.violation.is_none(), "seed {seed}: {}\n{}", w.violation.clone().unwrap_or_default(), w.story());
+    assert!(settled, "seed {seed}: did not converge\n{}", w.story());
+    w.run(3000);
+    assert!(w.violation.is_none(), "seed {seed}: {}\n{}", w.violation.clone().unwrap_or_default(), w.story());
+    let serving = (0..everyone).filter(|i| w.state(*i) == Some(State::Serving)).count();
+    assert_eq!(serving, 1, "seed {seed}: one leader serves\n{}", w.story());
+}
+
+fn range(from: u64, to: u64) {
+    let more = std::env::var("BATON_SIM_SEEDS").ok().and_then(|n| n.parse::<u64>().ok()).unwrap_or(1);
+    for seed in from * more..to * more {
+        one(seed);
+    }
+}
+
+#[test]
+fn random_faults_do_no_harm_and_heal_a() {
+    range(1, 61);
+}
+
+#[test]
+fn random_faults_do_no_harm_and_heal_b() {
+    range(61, 121);
+}
