@@ -404,6 +404,11 @@ impl HeartbeatCore {
             };
             from.plus(ask.map_or(self.timers.fencetime, |d| self.timers.good_for(d)))
         };
+        // Not heard of yet in this life: what an earlier life handed on stays in force until its end.
+        let unknown = |n: &NodeName| !g.promises.contains_key(n);
+        if members.iter().any(unknown) {
+            return None;
+        }
         let all = |nodes: &[NodeName]| {
             let good = |n: &NodeName| g.promises.get(n).map_or(Instant::ZERO, |p| p.good_until);
             nodes.iter().map(good).min().unwrap_or(alone)
