@@ -13,8 +13,8 @@
 //! does not know whether its last call arrived repeats it.
 
 use crate::types::{
-    BootId, ConnectionState, DiskState, Epoch, Generation, GroupName, Instant, Member, NodeName, Protocol, Role,
-    VolumeName,
+    BootId, ConnectionState, DiskState, Epoch, Generation, GroupName, Instant, Member, NodeName, Protocol,
+    Role, VolumeName,
 };
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;

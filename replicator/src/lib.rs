@@ -8,6 +8,7 @@
 //! * [`driver`] owns one engine per volume and is the only place that waits for more than one thing.
 
 pub mod api;
+pub mod clock;
 pub mod control;
 pub mod core;
 pub mod driver;

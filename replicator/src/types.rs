@@ -8,7 +8,9 @@ use std::time::Duration;
 
 /// A name that is not one: why it was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{name}' is not a valid {kind} name: use 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit")]
+#[error(
+    "'{name}' is not a valid {kind} name: use 1 to 63 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit"
+)]
 pub struct BadName {
     /// What the name was meant for (`node`, `group`, `volume`).
     pub kind: &'static str,

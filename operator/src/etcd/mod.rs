@@ -1,1 +1,30 @@
-//! Placeholder, to be written.
+//! etcd: the groups' records, guarded transactions, the node's lease, desired state and history.
+//!
+//! [`Etcd`] is a cheap handle on all members. Reads and other idempotent requests are hedged: if the member asked
+//! does not answer within [`HEDGE`], the next one is asked, too, and the first answer counts. A transaction is sent
+//! *once*, to a member that has just shown that it can commit; what became of it otherwise is
+//! [`Outcome::Unknown`](crate::core::record::Outcome::Unknown), and [`Etcd::write_fence`] is how that is settled. No library under this retries a request:
+//! etcd-client repeats only for expired auth tokens, which are not used here, and tonic sends what it was given
+//! once or not at all.
+//!
+//! Every call is bounded by the request timeout. Values are JSON. Nothing is decided here. If the process dies,
+//! the lease runs out and takes `alive` and the leader keys with it. The types of records and transactions are the
+//! core's: [`crate::core::record`].
+
+mod desired;
+mod events;
+mod keys;
+mod lease;
+mod members;
+mod pool;
+mod records;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+pub use keys::Keys;
+pub use lease::{Alive, LeaseEvent, LeaseTask};
+pub use members::{MemberStatus, version_warning};
+pub use pool::{Etcd, EtcdError, HEDGE};
+pub use watch::Watch;

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# setup.sh [build] [engine]: installs what is missing on Debian or Ubuntu, and says what.
+#   build   Rust >= 1.90, a linker, protoc
+#   engine  Docker Engine, a Compose tool, mmdebstrap, jq, curl; starts the engine if none runs
+# Does nothing, and asks apt nothing, where everything is there.
+. "$(dirname "$0")/lib.sh"
+export DEBIAN_FRONTEND=noninteractive
+
+fresh=
+apt_update() {
+    [ -n "$fresh" ] && return
+    apt-get -q update
+    fresh=yes
+}
+
+# candidate PACKAGE: the version apt would install, empty if there is none.
+candidate() { apt-cache policy "$1" 2> /dev/null | sed -n 's/^  Candidate: \(.*\)/\1/p' | grep -v '(none)' || true; }
+
+install() {
+    [ "$(id -u)" = 0 ] || die "missing: $*; run this as root, or install them"
+    apt_update
+    say "installing $*"
+    apt-get -q install -y --no-install-recommends "$@"
+}
+
+# first_of PACKAGE…: installs the first that apt has.
+first_of() {
+    apt_update
+    for package in "$@"; do
+        if [ -n "$(candidate "$package")" ]; then install "$package"; return; fi
+    done
+    die "none of these packages can be had from apt: $*"
+}
+
+new_enough() { dpkg --compare-versions "${1:-0}" ge 1.90; }
+
+# Debian backports a current Rust to stable under the name -web (for the browsers); Ubuntu has versioned packages.
+install_rust() {
+    local version
+    apt_update
+    if new_enough "$(candidate cargo)"; then
+        install cargo rustc
+    elif new_enough "$(candidate cargo-web)"; then
+        install cargo-web rustc-web
+    else
+        version=$(apt-cache pkgnames cargo-1. | sed -n 's/^cargo-\(1\.[0-9]*\)$/\1/p' | sort -V | tail -n 1)
+        if new_enough "${version:-0}"; then
+            install "cargo-$version" "rustc-$version"
+            ln -sf "/usr/bin/cargo-$version" /usr/local/bin/cargo
+            ln -sf "/usr/bin/rustc-$version" /usr/local/bin/rustc
+        elif [ -n "$(candidate rustup)" ]; then
+            install rustup ca-certificates
+            rustup default stable
+        else
+            die "no Rust >= 1.90 in apt; install it from https://rustup.rs and repeat"
+        fi
+    fi
+    cargo_is_new_enough || die "Rust is installed but cargo does not answer: $(cargo --version 2>&1 || true)"
+}
+
+setup_build() {
+    local missing=()
+    command -v cc > /dev/null || missing+=(gcc libc6-dev)
+    command -v protoc > /dev/null || missing+=(protobuf-compiler)
+    # etcd's definitions import google/protobuf/*.proto, which Debian packs with the library.
+    [ -e /usr/include/google/protobuf/descriptor.proto ] || missing+=(libprotobuf-dev)
+    [ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
+    cargo_is_new_enough || install_rust
+    cargo --version
+}
+
+start_engine() {
+    say "starting the Docker engine"
+    if [ -d /run/systemd/system ]; then
+        systemctl start docker
+    else
+        service docker start || setsid dockerd > "$LOGS/dockerd.log" 2>&1 < /dev/null &
+    fi
+    wait_for 30 engine_answers || die "the Docker engine does not start; see $LOGS/dockerd.log or 'journalctl -u docker'"
+}
+engine_answers() { docker version --format '{{.Server.Version}}' > /dev/null 2>&1; }
+has_compose() { docker compose version > /dev/null 2>&1 || command -v docker-compose > /dev/null; }
+
+setup_engine() {
+    local missing=() tool
+    for tool in curl jq mmdebstrap losetup:mount ip:iproute2; do
+        command -v "${tool%%:*}" > /dev/null || missing+=("${tool##*:}")
+    done
+    [ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
+    # Outside Debian mmdebstrap has no keys of Debian's archive.
+    compgen -G '/usr/share/keyrings/debian-archive-keyring.*' > /dev/null || install debian-archive-keyring
+    engine_answers || command -v dockerd > /dev/null || install docker.io iptables ca-certificates
+    command -v docker > /dev/null || first_of docker-cli docker.io
+    has_compose || first_of docker-compose-v2 docker-compose-plugin docker-compose
+    engine_answers || start_engine
+    say "engine $(docker version --format '{{.Server.Version}}')"
+    # The loop driver may be a module; without the right to load it, the engine's host has it or nobody has.
+    [ -e /dev/loop-control ] || modprobe loop || true
+    [ -e /dev/fuse ] || modprobe fuse || true
+    [ -e /dev/loop-control ] || die "no /dev/loop-control: this kernel or container gives no loop devices"
+    [ -e /dev/fuse ] || die "no /dev/fuse: this kernel or container gives no FUSE"
+}
+
+[ $# -gt 0 ] || set -- build engine
+for part in "$@"; do "setup_$part"; done

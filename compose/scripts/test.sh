@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# test.sh: everything `make test` runs. The end-to-end suite gets its own cluster (project baton-e2e, 10.78.0.0/24), which
+# is removed whatever happens; BATON_KEEP=1 keeps it for a look when something failed.
+. "$(dirname "$0")/lib.sh"
+SCRIPTS=$ROOT/compose/scripts
+cd "$ROOT"
+"$SCRIPTS/setup.sh" build
+use_cargo
+
+say "unit, property, interrupted-sequence and golden tests"
+if cargo nextest --version > /dev/null 2>&1; then
+    cargo nextest run --locked --workspace --no-fail-fast
+    cargo test --locked --workspace --doc
+else
+    cargo test --locked --workspace --no-fail-fast
+fi
+
+export BATON_PROJECT=baton-e2e BATON_CLUSTER=e2e BATON_SUBNET=10.78.0
+tear_down() {
+    status=$?
+    trap - EXIT
+    if [ "$status" -ne 0 ] && [ -n "${BATON_KEEP:-}" ]; then
+        say "kept for a look; remove it with: BATON_PROJECT=baton-e2e BATON_CLUSTER=e2e $SCRIPTS/cluster.sh down"
+    else
+        "$SCRIPTS/cluster.sh" down || status=1
+    fi
+    exit "$status"
+}
+trap tear_down EXIT
+trap 'exit 130' INT TERM
+
+# What an interrupted run may have left would be a false start.
+"$SCRIPTS/setup.sh" engine > "$LOGS/e2e-engine.log" 2>&1 || { cat "$LOGS/e2e-engine.log"; exit 1; }
+"$SCRIPTS/cluster.sh" down
+"$SCRIPTS/cluster.sh" up
+say "end-to-end suite"
+BATON_E2E=1 cargo test --locked -p baton-e2e -- --test-threads=1 --nocapture

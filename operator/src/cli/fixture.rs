@@ -1,0 +1,242 @@
+//! Snapshots for tests of the API, the metrics and the CLI: the demo when all is well, while the standby
+//! resyncs, and after both failed.
+
+use crate::status::{
+    ClusterStatus, EtcdStatus, Event, GroupNode, GroupState, GroupStatus, Health, NodeMode, NodeStatus,
+    ServiceStatus, Takeover, TakeoverStep,
+};
+use baton_replicator::api::{Counters, PeerStatus, ResyncProgress, VolumeStatus};
+use baton_replicator::types::{
+    BootId, ConnectionState, DiskState, Epoch, Generation, GroupName, Member, NodeName, Role, TermId,
+    VolumeName,
+};
+
+pub(crate) fn node(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+pub(crate) fn group(name: &str) -> GroupName {
+    GroupName::new(name).unwrap()
+}
+
+fn epoch(number: u64) -> Epoch {
+    Epoch { number, term: TermId(0xab12_cd34_0000_0000) }
+}
+
+/// All is well: alpha serves, beta is a ready standby.
+pub(crate) fn healthy() -> ClusterStatus {
+    let node_status = |name: &str, address: &str| NodeStatus {
+        name: node(name),
+        alive: true,
+        age_ms: Some(if name == "alpha" { 0 } else { 41 }),
+        mode: NodeMode::Online,
+        address: address.into(),
+        version: Some("0.1.0".into()),
+        incarnation: Some("0011223344556677".into()),
+        longest_gap_ms: if name == "alpha" { 0 } else { 113 },
+        late_heartbeats: 0,
+        refused_datagrams: 0,
+    };
+    let part = |name: &str, state, ready, reason: &str| GroupNode {
+        node: node(name),
+        state,
+        age_ms: Some(41),
+        epoch: epoch(7),
+        disk: Some(DiskState::UpToDate),
+        boot: Some(BootId(1)),
+        ready,
+        reason: reason.into(),
+        resync_percent: None,
+    };
+    let service = |name: &str, health: Option<&str>| ServiceStatus {
+        name: name.into(),
+        container: format!("demo-alpha-web-{name}"),
+        state: "running".into(),
+        health: health.map(str::to_owned),
+        restarts: 0,
+        error: None,
+    };
+    let step = |step: &str, ms| TakeoverStep { step: step.into(), ms };
+    ClusterStatus {
+        cluster: "demo".into(),
+        node: node("alpha"),
+        version: "0.1.0".into(),
+        at: "2026-11-21T03:10:00Z".into(),
+        health: Health::Ok,
+        advice: vec![],
+        etcd: EtcdStatus {
+            reachable: true,
+            endpoints: vec!["http://10.77.0.21:2379".into(), "http://10.77.0.22:2379".into()],
+            lease: Some("694d8c1f".into()),
+            ttl_s: Some(5),
+            revision: 42,
+            error: None,
+        },
+        nodes: vec![node_status("alpha", "10.77.0.11"), node_status("beta", "10.77.0.12")],
+        groups: vec![GroupStatus {
+            name: group("web"),
+            leader: Some(node("alpha")),
+            epoch: epoch(7),
+            state: GroupState::Serving,
+            reason: String::new(),
+            in_sync: vec![node("alpha"), node("beta")],
+            members: vec![
+                Member { node: node("alpha"), boot: BootId(1) },
+                Member { node: node("beta"), boot: BootId(2) },
+            ],
+            target: None,
+            addresses: vec!["10.77.0.100/24".into()],
+            nodes: vec![
+                part("alpha", GroupState::Serving, false, ""),
+                part("beta", GroupState::Standby, true, ""),
+            ],
+            volumes: vec![volume()],
+            services: vec![service("mysql", Some("healthy")), service("apache", None)],
+            last_takeover: Some(Takeover {
+                kind: "takeover".into(),
+                epoch: epoch(7),
+                at: "2026-11-21T02:58:11Z".into(),
+                steps: vec![
+                    step("detect", 1502),
+                    step("decide", 14),
+                    step("promote", 35),
+                    step("mount", 120),
+                    step("address", 6),
+                    step("services", 403),
+                ],
+                total_ms: 2080,
+            }),
+        }],
+    }
+}
+
+fn volume() -> VolumeStatus {
+    VolumeStatus {
+        volume: VolumeName::new("webstore").unwrap(),
+        group: group("web"),
+        size_bytes: 1 << 30,
+        role: Role::Primary,
+        epoch: epoch(7),
+        disk: DiskState::UpToDate,
+        generation: Generation(0xfeed),
+        boot: BootId(1),
+        device: Some("/dev/baton/webstore".into()),
+        filesystem: Some("ext4".into()),
+        frozen: None,
+        frozen_since: None,
+        required: vec![Member { node: node("beta"), boot: BootId(2) }],
+        peers: vec![PeerStatus {
+            node: node("beta"),
+            connection: ConnectionState::Connected,
+            reason: None,
+            boot: Some(BootId(2)),
+            disk: DiskState::UpToDate,
+            resynced: true,
+            settled: true,
+            dirty_bytes: 0,
+            unacked_bytes: 4096,
+            oldest_unacked_ms: 1,
+            lag_us: 412,
+            resync: None,
+        }],
+        activity_log_extents: 12,
+        counters: Counters {
+            reads: 100,
+            read_bytes: 409_600,
+            writes: 2000,
+            written_bytes: 8_192_000,
+            flushes: 300,
+            discards: 4,
+        },
+        alarms: vec![],
+    }
+}
+
+/// Beta is back after a power cut and resyncs: it may not take over.
+pub(crate) fn resyncing() -> ClusterStatus {
+    let mut status = healthy();
+    status.health = Health::Degraded;
+    status.advice = vec![
+        "Group web runs without a standby until beta's resync ends, in about 18 s: do not stop alpha before."
+            .into(),
+    ];
+    status.nodes[1].late_heartbeats = 12;
+    let web = &mut status.groups[0];
+    web.in_sync = vec![node("alpha")];
+    web.members.truncate(1);
+    web.nodes[1].ready = false;
+    web.nodes[1].reason = "its replica of webstore is Inconsistent: the resync is at 46.9 %".into();
+    web.nodes[1].disk = Some(DiskState::Inconsistent);
+    web.nodes[1].resync_percent = Some(46.9);
+    let volume = &mut web.volumes[0];
+    volume.required.clear();
+    let peer = &mut volume.peers[0];
+    peer.connection = ConnectionState::SyncSource;
+    peer.disk = DiskState::Inconsistent;
+    peer.resynced = false;
+    peer.settled = false;
+    peer.dirty_bytes = 285_212_672;
+    peer.resync = Some(ResyncProgress {
+        total_bytes: 536_870_912,
+        done_bytes: 251_658_240,
+        bytes_per_s: 15_728_640,
+        eta_s: Some(18),
+    });
+    status
+}
+
+/// Alpha, the only in-sync node, is gone; beta says why it must not take over. Seen from beta, etcd is away.
+pub(crate) fn down() -> ClusterStatus {
+    let mut status = resyncing();
+    status.node = node("beta");
+    status.health = Health::Down;
+    status.advice = vec![
+        "Bring alpha back: only it holds every acknowledged write of group web.".into(),
+        "If alpha is lost for good: 'baton move web --to beta --accept-data-loss' gives up what beta lacks."
+            .into(),
+    ];
+    status.etcd.reachable = false;
+    status.etcd.error = Some("deadline exceeded".into());
+    status.nodes[0].alive = false;
+    status.nodes[0].age_ms = Some(754_000);
+    status.nodes[1].mode = NodeMode::Standby;
+    let web = &mut status.groups[0];
+    web.state = GroupState::Unknown;
+    web.reason = "alpha leads and is silent; beta is not in sync".into();
+    web.nodes[0].state = GroupState::Unknown;
+    web.nodes[0].reason = "not heard for 12 min".into();
+    web.nodes[0].age_ms = Some(754_000);
+    web.services.clear();
+    web.last_takeover = None;
+    let volume = &mut web.volumes[0];
+    volume.role = Role::Secondary;
+    volume.disk = DiskState::Inconsistent;
+    volume.device = None;
+    volume.frozen = Some("no primary".into());
+    volume.alarms = vec!["metadata block 3 had a bad checksum, its twin was used".into()];
+    let peer = &mut volume.peers[0];
+    peer.node = node("alpha");
+    peer.connection = ConnectionState::Connecting;
+    peer.reason = Some("connection refused by 10.77.0.11:7788".into());
+    peer.disk = DiskState::DUnknown;
+    peer.resync = None;
+    status
+}
+
+/// A short history.
+pub(crate) fn history() -> Vec<Event> {
+    let event = |n, severity: &str, message: &str| Event {
+        n,
+        at: format!("2026-11-21T02:58:{:02}Z", 10 + n),
+        node: node("alpha"),
+        group: Some(group("web")),
+        volume: None,
+        severity: severity.into(),
+        message: message.into(),
+    };
+    vec![
+        event(1, "warning", "beta has not been heard for 1500 ms"),
+        event(2, "critical", "alpha took group web over from beta, epoch 7, in 2080 ms"),
+        event(3, "info", "beta is in sync again"),
+    ]
+}

@@ -1,0 +1,220 @@
+//! Carries out the runtime's steps and looks at the group's containers: one bounded call after another on the
+//! adapters, no decision. Every step ends with an outcome.
+
+use super::translate;
+use super::config::Config;
+use crate::core::runtime::{Container, ContainerState, Health, Step};
+use crate::docker::{self, DockerError, Engine, Ensured, Liveness, ServiceSpec, VolumeSpec};
+use crate::net::AddressKeeper;
+use crate::replica::ReplicaClient;
+use crate::spec::Spec;
+use crate::status::ServiceStatus;
+use baton_replicator::types::{GroupName, VolumeName};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Fetching an image on a standby may take long; nothing waits for it.
+const PULL_LIMIT: Duration = Duration::from_secs(600);
+
+/// What is fixed about a group's containers, addresses and volumes on this node.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The group.
+    pub group: GroupName,
+    /// Its containers by service.
+    pub services: BTreeMap<String, ServiceSpec>,
+    /// Grace of a stop, by service.
+    pub grace: BTreeMap<String, Duration>,
+    /// Its Docker volumes.
+    pub docker_volumes: Vec<VolumeSpec>,
+    /// Filesystem of each replicated volume.
+    pub filesystems: BTreeMap<VolumeName, String>,
+    /// Its addresses.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+impl Plan {
+    /// Reads it from the specification; none if the group is not in it.
+    #[must_use]
+    pub fn of(spec: &Spec, config: &Config, engine: &Engine, group: &GroupName) -> Option<Self> {
+        let g = spec.groups.get(group)?;
+        let owner = engine.owner();
+        let service = |(name, s): (&String, _)| (name.clone(), translate::service(config, owner, group, name, s));
+        Some(Self {
+            group: group.clone(),
+            services: g.services.iter().map(service).collect(),
+            grace: g.services.iter().map(|(n, s)| (n.clone(), s.stop_grace_period)).collect(),
+            docker_volumes: g
+                .volumes
+                .keys()
+                .filter_map(|v| translate::docker_volume(spec, config, owner, group, v))
+                .collect(),
+            filesystems: g.volumes.iter().map(|(n, v)| (n.clone(), v.filesystem.clone())).collect(),
+            addresses: g.addresses.iter().map(|a| (a.address, a.prefix)).collect(),
+        })
+    }
+}
+
+/// The adapters a step needs.
+#[derive(Clone)]
+pub struct Executor {
+    /// The Docker engine.
+    pub engine: Engine,
+    /// The replicator.
+    pub replica: ReplicaClient,
+    /// The addresses.
+    pub keeper: Arc<AddressKeeper>,
+}
+
+impl Executor {
+    /// Carries out one step.
+    ///
+    /// # Errors
+    /// What went wrong, as a sentence.
+    pub async fn step(&self, plan: &Plan, step: &Step) -> Result<(), String> {
+        match step {
+            Step::Format(volume) => {
+                let filesystem = plan.filesystems.get(volume).ok_or("the volume is not in the specification")?;
+                self.replica.format(volume, filesystem).await.map_err(|e| chain(&e))
+            }
+            Step::AddAddresses => {
+                let hold = self.keeper.hold(plan.group.clone(), plan.addresses.clone());
+                hold.await.map_err(|e| chain(&e))
+            }
+            Step::RemoveAddresses => self.keeper.release(plan.group.clone()).await.map_err(|e| chain(&e)),
+            Step::Prepare => self.prepare(plan).await,
+            Step::Start(name) => self.start(plan, name).await,
+            Step::Restart(name) => {
+                let container = &service(plan, name)?.container;
+                self.engine.stop(container, grace(plan, name)).await.map_err(|e| chain(&e))?;
+                self.start(plan, name).await
+            }
+            Step::Stop(name) => {
+                let container = &service(plan, name)?.container;
+                self.engine.stop(container, grace(plan, name)).await.map_err(|e| chain(&e))
+            }
+            Step::Kill(name) => self.engine.kill(&service(plan, name)?.container).await.map_err(|e| chain(&e)),
+            Step::Pause(name) => self.engine.pause(&service(plan, name)?.container).await.map_err(|e| chain(&e)),
+            Step::Unpause(name) => {
+                self.engine.unpause(&service(plan, name)?.container).await.map_err(|e| chain(&e))
+            }
+        }
+    }
+
+    async fn prepare(&self, plan: &Plan) -> Result<(), String> {
+        for service in plan.services.values() {
+            if !self.engine.image_present(&service.image).await.map_err(|e| chain(&e))? {
+                tracing::info!(group = %plan.group, image = %service.image, "pulling the image");
+                self.engine.pull(&service.image, PULL_LIMIT).await.map_err(|e| chain(&e))?;
+            }
+        }
+        self.ensure_volumes(plan).await?;
+        for service in plan.services.values() {
+            self.engine.ensure_created(service).await.map_err(|e| chain(&e))?;
+        }
+        Ok(())
+    }
+
+    async fn ensure_volumes(&self, plan: &Plan) -> Result<(), String> {
+        for volume in &plan.docker_volumes {
+            self.engine.ensure_volume(volume).await.map_err(|e| chain(&e))?;
+        }
+        Ok(())
+    }
+
+    async fn start(&self, plan: &Plan, name: &str) -> Result<(), String> {
+        let service = service(plan, name)?;
+        self.ensure_volumes(plan).await?;
+        match self.engine.ensure_created(service).await.map_err(|e| chain(&e))? {
+            Ensured::Unchanged | Ensured::Created | Ensured::Recreated => {}
+            Ensured::OutdatedRunning => {
+                self.engine.stop(&service.container, grace(plan, name)).await.map_err(|e| chain(&e))?;
+                self.engine.ensure_created(service).await.map_err(|e| chain(&e))?;
+            }
+        }
+        match self.engine.start(&service.container).await {
+            // The host's namespace container was made anew: so must be whatever lives in it.
+            Err(DockerError::NamespaceGone { .. }) => {
+                self.engine.remove(&service.container).await.map_err(|e| chain(&e))?;
+                self.engine.ensure_created(service).await.map_err(|e| chain(&e))?;
+                self.engine.start(&service.container).await.map_err(|e| chain(&e))
+            }
+            other => other.map_err(|e| chain(&e)),
+        }
+    }
+
+    /// All containers of a group as the engine sees them, for the runtime and for people. None if the engine does
+    /// not answer for one of them.
+    pub async fn observe(&self, plan: &Plan) -> Option<(BTreeMap<String, Container>, Vec<ServiceStatus>)> {
+        let mut containers = BTreeMap::new();
+        let mut services = Vec::new();
+        for (name, spec) in &plan.services {
+            let found = self.engine.inspect(&spec.container).await;
+            let state = match (found.liveness, found.paused) {
+                (Liveness::Unknown, _) => return None,
+                (Liveness::Running, true) => ContainerState::Paused,
+                (Liveness::Running, false) => ContainerState::Running,
+                (Liveness::Stopped, _) if found.missing() => ContainerState::Missing,
+                (Liveness::Stopped, _) if found.state == "created" => ContainerState::Created,
+                (Liveness::Stopped, _) => ContainerState::Exited(found.exit_code.unwrap_or(-1)),
+            };
+            let health = match found.health {
+                None => Health::None,
+                Some(docker::Health::Starting) => Health::Starting,
+                Some(docker::Health::Healthy) => Health::Healthy,
+                Some(docker::Health::Unhealthy) => Health::Unhealthy,
+            };
+            containers.insert(name.clone(), Container { state, health });
+            services.push(ServiceStatus {
+                name: name.clone(),
+                container: spec.container.clone(),
+                state: found.state,
+                health: found.health.map(|h| h.as_str().to_owned()),
+                restarts: 0,
+                error: found.error.or(found.health_output.filter(|_| found.health != Some(docker::Health::Healthy))),
+            });
+        }
+        Some((containers, services))
+    }
+
+    /// Removes containers of this node that the specification does not know.
+    pub async fn remove_strays(&self, known: &BTreeMap<String, ServiceSpec>) {
+        let owned = match self.engine.list_owned().await {
+            Ok(owned) => owned,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "cannot look for stray containers");
+                return;
+            }
+        };
+        for stray in owned.into_iter().filter(|o| !known.contains_key(&o.name)) {
+            tracing::warn!(container = %stray.name, "removing a container that is not in the specification");
+            if let Err(error) = self.engine.remove(&stray.name).await {
+                tracing::warn!(error = %chain(&error), "cannot remove it");
+            }
+        }
+    }
+}
+
+fn service<'a>(plan: &'a Plan, name: &str) -> Result<&'a ServiceSpec, String> {
+    plan.services.get(name).ok_or_else(|| format!("service {name} is not in the specification"))
+}
+
+fn grace(plan: &Plan, name: &str) -> Duration {
+    plan.grace.get(name).copied().unwrap_or(Duration::from_secs(10))
+}
+
+/// An error with all its causes on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let more = source.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = source.source();
+    }
+    text
+}

@@ -1,0 +1,515 @@
+//! The owner loop: everything that happens arrives here, one thing at a time, and goes through the cores.
+//!
+//! The loop never waits for an adapter: calls run in tasks of their own and their answers come back by one channel.
+//! The exception is [`Action::Persist`], which must be durable before anything after it. Each round vouches for the
+//! decision core; a loop that hangs stops heartbeats from speaking for it.
+
+use super::config::Config;
+use super::exec::{Executor, chain};
+use super::history::{History, rfc3339};
+use super::snapshot::{self, Input};
+use super::state_dir::StateDir;
+use super::summary::{GroupSummary, NodeSummary, ServiceBrief};
+use super::translate;
+use super::unit::Unit;
+use crate::core::group::{Action, EtcdFacts, Event, Facts, Severity, State};
+use crate::core::promises::{HeartbeatCore, PeerFacts};
+use crate::core::runtime::{Container, RunEvent, Step};
+use crate::core::timing::Timers;
+use crate::docker::Wake;
+use crate::etcd::{Etcd, LeaseState};
+use crate::heartbeat::{LinkCounters, SharedCore, clock};
+use crate::replica::Followed;
+use crate::spec::Spec;
+use crate::status::{ClusterStatus, EtcdStatus, NodeMode, ServiceStatus};
+use baton_replicator::api::{Status, VolumeStatus};
+use baton_replicator::types::{GroupName, Instant, NodeName, VolumeName};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+use tokio::sync::{mpsc, watch};
+
+/// Interval of ticks: a quarter of the default keepalive.
+const TICK: Duration = Duration::from_millis(25);
+/// The snapshot is made anew at least this often.
+const PUBLISH: Duration = Duration::from_millis(250);
+/// Containers are looked at this often even if no event says so.
+const OBSERVE: Duration = Duration::from_millis(1000);
+/// A volume that could not be configured is tried again after this.
+const CONFIGURE_RETRY: Duration = Duration::from_secs(2);
+/// Bound of one command to the replicator; it goes on inside and is repeated.
+const DESIRED_LIMIT: Duration = Duration::from_secs(10);
+/// Rounds of intent and tick after one event; two are enough unless the core is broken.
+const SETTLE_ROUNDS: usize = 8;
+/// Answers not yet taken.
+pub(super) const QUEUE: usize = 1024;
+/// How long a restart waits for longer promises; without them the restart must fit into fencetime.
+const RESTART_WAIT: Duration = Duration::from_millis(1500);
+
+/// Something that comes back from an adapter.
+pub(super) enum Back {
+    /// For the leadership core of a group.
+    Group(GroupName, Event),
+    /// A step of a group's runtime ended.
+    Step(GroupName, Step, Result<(), String>),
+    /// Containers of a group were looked at.
+    Observed(GroupName, Option<(BTreeMap<String, Container>, Vec<ServiceStatus>)>),
+    /// A volume was set; with its status at that moment.
+    VolumeSet(GroupName, VolumeName, Result<VolumeStatus, String>),
+    /// A volume was configured, or not.
+    Configured(VolumeName, Result<(), String>),
+    /// A check of a group failed too often.
+    CheckFailed(GroupName, String),
+    /// The keeper says something about an address.
+    Address(GroupName, Severity, String),
+}
+
+/// What the owner is made of.
+pub(super) struct Owner {
+    pub(super) config: Config,
+    pub(super) spec: Arc<Spec>,
+    pub(super) timers: Timers,
+    pub(super) beats: SharedCore,
+    pub(super) link: Arc<LinkCounters>,
+    pub(super) etcd: Etcd,
+    pub(super) executor: Executor,
+    pub(super) state_dir: StateDir,
+    pub(super) history: History,
+    pub(super) units: BTreeMap<GroupName, Unit>,
+    pub(super) back: mpsc::Sender<Back>,
+    pub(super) status: watch::Sender<ClusterStatus>,
+    pub(super) alive: Arc<AtomicU64>,
+    pub(super) modes: BTreeMap<NodeName, NodeMode>,
+    pub(super) revision: i64,
+    pub(super) volumes: Option<Vec<VolumeStatus>>,
+    pub(super) configuring: BTreeSet<VolumeName>,
+    pub(super) configure_at: BTreeMap<VolumeName, Instant>,
+    pub(super) configure_errors: BTreeMap<VolumeName, String>,
+    pub(super) lease: LeaseState,
+    pub(super) published: Instant,
+}
+
+/// Ends of the channels that the loop waits for.
+pub(super) struct Ears {
+    pub(super) back: mpsc::Receiver<Back>,
+    pub(super) replicas: Followed,
+    pub(super) engine: mpsc::Receiver<Wake>,
+    pub(super) etcd: mpsc::Receiver<()>,
+    pub(super) lease: watch::Receiver<LeaseState>,
+}
+
+enum Work {
+    Core(GroupName, Event),
+    Run(GroupName, RunEvent),
+}
+
+impl Owner {
+    /// Runs until `shutdown` resolves, then prepares an orderly restart and returns.
+    pub(super) async fn run(mut self, mut ears: Ears, shutdown: impl Future<Output = ()>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut leaving: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown, if leaving.is_none() => {
+                    leaving = Some(clock::now().plus(RESTART_WAIT));
+                    tracing::info!("asked to stop: asks for longer promises, so that everything goes on meanwhile");
+                    self.all(|| Event::Restarting).await;
+                }
+                _ = tick.tick() => self.tick().await,
+                Some(back) = ears.back.recv() => self.take(back).await,
+                Ok(()) = ears.replicas.changed() => {
+                    let status = ears.replicas.borrow_and_update().clone();
+                    self.replicas(status.as_deref()).await;
+                }
+                Some(wake) = ears.engine.recv() => self.engine_woke(&wake),
+                Some(()) = ears.etcd.recv() => self.all(|| Event::Changed).await,
+                Ok(()) = ears.lease.changed() => {
+                    self.lease = ears.lease.borrow_and_update().clone();
+                    self.tick().await;
+                }
+            }
+            if let Some(deadline) = leaving {
+                let covered = self.units.values().all(|u| u.core.restart_covered());
+                if covered || clock::now() >= deadline {
+                    self.linger(covered).await;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Leaves the addresses standing for as long as this node may serve without an agent.
+    async fn linger(&self, covered: bool) {
+        let now = clock::now();
+        for (group, unit) in &self.units {
+            let until = self.beats().serve_until(group, now).map(|(_, until)| until);
+            if let (true, Some(until)) = (unit.state.leads(), until) {
+                let left = until.since(now);
+                if let Err(error) = self.executor.keeper.linger(group.clone(), left).await {
+                    tracing::warn!(%group, error = %chain(&error), "the addresses will not outlast this agent");
+                }
+            }
+        }
+        tracing::info!(covered, "stops; containers, volumes and addresses go on without the agent for a while");
+    }
+
+    fn beats(&self) -> MutexGuard<'_, HeartbeatCore> {
+        // A panic aborts the process, so a poisoned mutex cannot be met.
+        self.beats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn tick(&mut self) {
+        let now = clock::now();
+        self.beats().vouch(now, self.lease.reachable);
+        self.alive.store(now.0, Ordering::Relaxed);
+        let groups: Vec<GroupName> = self.units.keys().cloned().collect();
+        let peers = Arc::new(self.beats().peers());
+        for group in groups {
+            let event = self.facts(&group, &peers, now);
+            self.work([Work::Core(group.clone(), event), Work::Run(group.clone(), RunEvent::Tick)]).await;
+            let due = self.units.get(&group).is_some_and(|u| u.observe_again || now.since(u.observed) >= OBSERVE);
+            if due {
+                self.observe(&group, now);
+            }
+        }
+        self.configure_volumes(now);
+        if now.since(self.published) >= PUBLISH {
+            self.publish(&peers, now);
+        }
+    }
+
+    fn facts(&self, group: &GroupName, peers: &Arc<BTreeMap<NodeName, PeerFacts>>, now: Instant) -> Event {
+        let lease_until = self.lease.sent.map(|sent| self.timers.lease_until(sent, self.lease.granted));
+        let etcd = EtcdFacts {
+            reachable: self.lease.reachable,
+            lease: self.lease.id,
+            lease_until: lease_until.unwrap_or(Instant::ZERO),
+        };
+        Event::Tick(Box::new(Facts { beats: self.beats().facts(group, now), peers: Arc::clone(peers), etcd }))
+    }
+
+    async fn all(&mut self, event: impl Fn() -> Event) {
+        let work: Vec<Work> = self.units.keys().map(|g| Work::Core(g.clone(), event())).collect();
+        self.work(work).await;
+    }
+
+    async fn take(&mut self, back: Back) {
+        match back {
+            Back::Group(group, event) => {
+                if let Event::Record(_, Some(record)) = &event {
+                    self.modes = record.nodes.iter().map(|(n, keys)| (n.clone(), keys.mode)).collect();
+                    self.revision = self.revision.max(record.revision);
+                    if let Some(unit) = self.units.get_mut(&group) {
+                        unit.note_record(record);
+                    }
+                }
+                self.work([Work::Core(group, event)]).await;
+            }
+            Back::Step(group, step, result) => {
+                if let Err(error) = &result {
+                    tracing::warn!(%group, step = step.word(), service = step.service(), "{error}");
+                }
+                if let Some(unit) = self.units.get_mut(&group) {
+                    unit.observe_again = true;
+                }
+                self.work([Work::Run(group, RunEvent::Done(step, result))]).await;
+            }
+            Back::Observed(group, found) => {
+                let Some(unit) = self.units.get_mut(&group) else { return };
+                unit.observing = false;
+                let containers = found.map(|(containers, services)| {
+                    unit.services = services;
+                    containers
+                });
+                self.work([Work::Run(group, RunEvent::Containers(containers))]).await;
+            }
+            Back::VolumeSet(group, volume, result) => {
+                let mut work = Vec::new();
+                if let (Ok(status), Some(all)) = (&result, &mut self.volumes) {
+                    all.retain(|v| v.volume != volume);
+                    all.push(status.clone());
+                    work = self.replica_work();
+                }
+                work.push(Work::Core(group, Event::VolumeSet(volume, result.map(drop))));
+                self.work(work).await;
+            }
+            Back::Configured(volume, result) => {
+                self.configuring.remove(&volume);
+                match result {
+                    Ok(()) => {
+                        self.configure_errors.remove(&volume);
+                    }
+                    Err(error) => {
+                        if self.configure_errors.insert(volume.clone(), error.clone()).as_ref() != Some(&error) {
+                            tracing::error!(%volume, "cannot attach: {error}");
+                        }
+                        self.configure_at.insert(volume, clock::now().plus(CONFIGURE_RETRY));
+                    }
+                }
+            }
+            Back::CheckFailed(group, what) => self.work([Work::Run(group, RunEvent::CheckFailed(what))]).await,
+            Back::Address(group, severity, message) => self.history.record(Some(&group), severity, &message),
+        }
+    }
+
+    async fn replicas(&mut self, status: Option<&Status>) {
+        self.volumes = status.map(|s| s.volumes.clone());
+        let work = self.replica_work();
+        self.work(work).await;
+        self.configure_volumes(clock::now());
+    }
+
+    fn replica_work(&self) -> Vec<Work> {
+        let of = |group: &GroupName| -> Vec<VolumeStatus> {
+            self.volumes.iter().flatten().filter(|v| v.group == *group).cloned().collect()
+        };
+        let each = |group: &GroupName| {
+            let known = self.volumes.as_ref().map(|_| of(group));
+            let run = RunEvent::Volumes(known.clone().unwrap_or_default());
+            [Work::Core(group.clone(), Event::Replicas(known)), Work::Run(group.clone(), run)]
+        };
+        self.units.keys().flat_map(each).collect()
+    }
+
+    /// Volumes of the specification that the replicator does not have yet (it was restarted, or is new).
+    fn configure_volumes(&mut self, now: Instant) {
+        let Some(known) = &self.volumes else { return };
+        let attached = |name: &VolumeName| known.iter().any(|v| v.volume == *name && v.boot.0 != 0);
+        let missing: Vec<(GroupName, VolumeName)> = self
+            .spec
+            .groups
+            .iter()
+            .flat_map(|(g, group)| group.volumes.keys().map(move |v| (g.clone(), v.clone())))
+            .filter(|(_, v)| !attached(v) && !self.configuring.contains(v))
+            .filter(|(_, v)| self.configure_at.get(v).is_none_or(|at| now >= *at))
+            .collect();
+        for (group, volume) in missing {
+            let Some(config) = translate::volume_config(&self.spec, &self.config, &group, &volume) else { continue };
+            self.configuring.insert(volume.clone());
+            // A success shows in the status; should it not, ask again later.
+            self.configure_at.insert(volume.clone(), now.plus(CONFIGURE_RETRY));
+            let (replica, back) = (self.executor.replica.clone(), self.back.clone());
+            tokio::spawn(async move {
+                let result = replica.configure(&config).await.map_err(|e| chain(&e));
+                let _ = back.send(Back::Configured(volume, result)).await;
+            });
+        }
+    }
+
+    fn engine_woke(&mut self, wake: &Wake) {
+        for unit in self.units.values_mut() {
+            let concerned = match wake {
+                Wake::Everything => true,
+                Wake::Container { name, .. } => unit.plan.services.values().any(|s| s.container == *name),
+            };
+            unit.observe_again |= concerned;
+        }
+    }
+
+    fn observe(&mut self, group: &GroupName, now: Instant) {
+        let Some(unit) = self.units.get_mut(group).filter(|u| !u.observing) else { return };
+        unit.observing = true;
+        unit.observe_again = false;
+        unit.observed = now;
+        let (executor, plan, back, group) =
+            (self.executor.clone(), Arc::clone(&unit.plan), self.back.clone(), group.clone());
+        tokio::spawn(async move {
+            let found = executor.observe(&plan).await;
+            let _ = back.send(Back::Observed(group, found)).await;
+        });
+    }
+
+    /// Feeds the cores until nothing more follows from it.
+    async fn work(&mut self, work: impl IntoIterator<Item = Work>) {
+        let mut queue: VecDeque<Work> = work.into_iter().collect();
+        while let Some(work) = queue.pop_front() {
+            match work {
+                Work::Core(group, event) => self.core(&group, event, &mut queue).await,
+                Work::Run(group, event) => self.runtime(&group, event, &mut queue),
+            }
+        }
+    }
+
+    async fn core(&mut self, group: &GroupName, event: Event, queue: &mut VecDeque<Work>) {
+        let mut event = Some(event);
+        for _ in 0..SETTLE_ROUNDS {
+            let Some(next) = event.take() else { break };
+            let now = clock::now();
+            let Some(unit) = self.units.get_mut(group) else { return };
+            let actions = unit.core.handle(next, now, rand::random());
+            let intent = unit.core.intent();
+            let changed = intent != unit.intent;
+            let goal = unit.core.goal();
+            // Durable first, then what others hear, then what is done.
+            self.perform(group, actions).await;
+            if changed {
+                self.beats().set_intent(group, intent.clone());
+                if let Some(unit) = self.units.get_mut(group) {
+                    unit.intent = intent;
+                }
+                let peers = Arc::new(self.beats().peers());
+                event = Some(self.facts(group, &peers, clock::now()));
+            }
+            queue.push_back(Work::Run(group.clone(), RunEvent::Goal(goal)));
+            self.track(group, now);
+        }
+    }
+
+    fn track(&mut self, group: &GroupName, now: Instant) {
+        let sign = self.beats().facts(group, now).last_holds;
+        let Some(unit) = self.units.get_mut(group) else { return };
+        let (before, state) = (unit.state, unit.core.state());
+        if before == state {
+            return;
+        }
+        unit.state = state;
+        let kind = unit.kind(before);
+        let epoch = unit.core.view_of().epoch;
+        let marks = unit.runtime.marks().to_vec();
+        unit.tracker.on_state(before, state, || kind, epoch, sign, &marks, now);
+        if let (State::Serving, Some(last)) = (state, unit.tracker.last().filter(|t| t.epoch == epoch)) {
+            tracing::info!(%group, total_ms = last.total_ms, "{} done: {}", last.kind, steps(&last.steps));
+        }
+        self.published = Instant::ZERO;
+    }
+
+    fn runtime(&mut self, group: &GroupName, event: RunEvent, queue: &mut VecDeque<Work>) {
+        let link_down = self.executor.keeper.own_link().is_some_and(|l| !l.up);
+        let Some(unit) = self.units.get_mut(group) else { return };
+        let todo = unit.runtime.handle(event, clock::now());
+        let mut report = unit.runtime.report();
+        if link_down && !unit.plan.addresses.is_empty() {
+            report.unusable = Some("the link that carries the addresses is down".into());
+        }
+        if report != unit.report {
+            unit.report = report.clone();
+            queue.push_back(Work::Core(group.clone(), Event::Run(report)));
+        }
+        for step in todo {
+            let (executor, plan, back, group) =
+                (self.executor.clone(), Arc::clone(&unit.plan), self.back.clone(), group.clone());
+            tokio::spawn(async move {
+                let result = executor.step(&plan, &step).await;
+                let _ = back.send(Back::Step(group, step, result)).await;
+            });
+        }
+    }
+
+    async fn perform(&mut self, group: &GroupName, actions: Vec<Action>) {
+        for action in actions {
+            let (etcd, back, name) = (self.etcd.clone(), self.back.clone(), group.clone());
+            match action {
+                Action::Persist(durable) => {
+                    let (dir, name) = (self.state_dir.clone(), group.clone());
+                    let saved = tokio::task::spawn_blocking(move || dir.save(&name, &durable)).await;
+                    // Promises that cannot be remembered must not be made.
+                    let failed = match saved {
+                        Ok(Ok(())) => continue,
+                        Ok(Err(error)) => chain(&error),
+                        Err(error) => error.to_string(),
+                    };
+                    tracing::error!("{failed}: the agent stops");
+                    std::process::abort();
+                }
+                Action::Read(id) => drop(tokio::spawn(async move {
+                    let record = match etcd.read(&name).await {
+                        Ok(record) => Some(Box::new(record)),
+                        Err(error) => {
+                            tracing::debug!(group = %name, error = %chain(&error), "cannot read the record");
+                            None
+                        }
+                    };
+                    let _ = back.send(Back::Group(name, Event::Record(id, record))).await;
+                })),
+                Action::WriteFence(id) => drop(tokio::spawn(async move {
+                    let written = etcd.write_fence(&name).await.is_ok();
+                    let _ = back.send(Back::Group(name, Event::Fence(id, written))).await;
+                })),
+                Action::Txn(txn) => drop(tokio::spawn(async move {
+                    let outcome = etcd.transact(&name, &txn).await;
+                    tracing::debug!(group = %name, kind = ?txn.kind, ?outcome, "transaction");
+                    let _ = back.send(Back::Group(name, Event::Txn(txn.id, outcome))).await;
+                })),
+                Action::SetVolume(volume, desired) => {
+                    let replica = self.executor.replica.clone();
+                    drop(tokio::spawn(async move {
+                        let result =
+                            replica.desired(&volume, &desired, DESIRED_LIMIT).await.map_err(|e| chain(&e));
+                        if let Err(error) = &result {
+                            tracing::warn!(%volume, role = ?desired.role, epoch = %desired.epoch, "{error}");
+                        }
+                        let _ = back.send(Back::VolumeSet(name, volume, result)).await;
+                    }));
+                }
+                Action::Event(severity, message) => self.history.record(Some(group), severity, &message),
+            }
+        }
+    }
+
+    fn publish(&mut self, peers: &BTreeMap<NodeName, PeerFacts>, now: Instant) {
+        self.published = now;
+        let groups = self.units.iter().map(|(name, unit)| (name.clone(), unit.input())).collect();
+        let mut advice: Vec<String> =
+            self.configure_errors.iter().map(|(v, e)| format!("volume {v} on {}: {e}", self.config.node)).collect();
+        if !self.lease.reachable {
+            let why = self.lease.error.clone().unwrap_or_else(|| "no answer yet".into());
+            advice.push(format!("{} cannot reach etcd ({why}): leadership cannot change until it can", self.config.node));
+        }
+        let etcd = EtcdStatus {
+            reachable: self.lease.reachable,
+            endpoints: self.config.etcd.clone(),
+            lease: (self.lease.id != 0).then(|| format!("{:x}", self.lease.id)),
+            ttl_s: (self.lease.id != 0).then(|| i64::try_from(self.lease.granted.as_secs()).unwrap_or(i64::MAX)),
+            revision: self.revision,
+            error: self.lease.error.clone(),
+        };
+        let incarnation = self.beats().incarnation();
+        let snapshot = snapshot::build(&Input {
+            spec: &self.spec,
+            me: &self.config.node,
+            now,
+            at: rfc3339(SystemTime::now()),
+            incarnation,
+            etcd,
+            peers,
+            refused: self.link.refused.load(Ordering::Relaxed),
+            modes: &self.modes,
+            groups: &groups,
+            volumes: self.volumes.as_deref(),
+            advice,
+        });
+        self.beats().set_summary(summary(&snapshot, &self.config.node).encode());
+        self.status.send_replace(snapshot);
+    }
+}
+
+/// What this node tells the others about itself.
+fn summary(status: &ClusterStatus, me: &NodeName) -> NodeSummary {
+    let mine = |g: &crate::status::GroupStatus| {
+        let node = g.nodes.iter().find(|n| n.node == *me)?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "per mille of 0 to 100 per cent")]
+        let resync = node.resync_percent.map(|p| (p.clamp(0.0, 100.0) * 10.0) as u16);
+        Some(GroupSummary {
+            group: g.name.clone(),
+            disk: node.disk,
+            resync,
+            reason: if g.leader.as_ref() == Some(me) { g.reason.clone() } else { node.reason.clone() },
+            services: g
+                .services
+                .iter()
+                .filter(|_| g.leader.as_ref() == Some(me))
+                .map(ServiceBrief::of)
+                .collect(),
+        })
+    };
+    NodeSummary { version: status.version.clone(), groups: status.groups.iter().filter_map(mine).collect() }
+}
+
+fn steps(steps: &[crate::status::TakeoverStep]) -> String {
+    let words: Vec<String> = steps.iter().map(|s| format!("{} {} ms", s.step, s.ms)).collect();
+    words.join(", ")
+}

@@ -1,0 +1,128 @@
+//! What a node tells the others about itself in its heartbeats, for people: enough that every agent can answer
+//! for the whole cluster. Nothing is decided on it.
+//!
+//! It has to fit [`MAX_SUMMARY`] bytes: texts are shortened first, then services left out, then reasons.
+
+use crate::core::beat::MAX_SUMMARY;
+use crate::status::ServiceStatus;
+use baton_replicator::types::{DiskState, GroupName};
+use serde::{Deserialize, Serialize};
+
+/// Longest reason that rides along.
+const REASON_MAX: usize = 160;
+
+/// A node's facts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeSummary {
+    /// Version of the agent.
+    pub version: String,
+    /// Its groups.
+    pub groups: Vec<GroupSummary>,
+}
+
+/// A node's facts about one group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupSummary {
+    /// The group.
+    pub group: GroupName,
+    /// Worst of its replicas.
+    pub disk: Option<DiskState>,
+    /// Resync of its replica, per mille.
+    pub resync: Option<u16>,
+    /// Why it is where it is, or why it is not ready.
+    pub reason: String,
+    /// Its containers.
+    pub services: Vec<ServiceBrief>,
+}
+
+/// A container in a few bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceBrief {
+    /// Name in the specification.
+    pub name: String,
+    /// Engine's word for its state.
+    pub state: String,
+    /// Health.
+    pub health: Option<String>,
+    /// Restarts in place.
+    pub restarts: u32,
+}
+
+impl ServiceBrief {
+    /// The short form of a service's status.
+    #[must_use]
+    pub fn of(service: &ServiceStatus) -> Self {
+        Self {
+            name: service.name.clone(),
+            state: service.state.clone(),
+            health: service.health.clone(),
+            restarts: service.restarts,
+        }
+    }
+}
+
+impl NodeSummary {
+    /// The bytes that ride along, never more than [`MAX_SUMMARY`].
+    #[must_use]
+    pub fn encode(mut self) -> Vec<u8> {
+        for g in &mut self.groups {
+            g.reason = g.reason.chars().take(REASON_MAX).collect();
+        }
+        let steps: [fn(&mut GroupSummary); 3] =
+            [|_| {}, |g| g.services.clear(), |g| g.reason = g.reason.chars().take(20).collect()];
+        for step in steps {
+            self.groups.iter_mut().for_each(step);
+            if let Ok(bytes) = postcard::to_stdvec(&self)
+                && bytes.len() <= MAX_SUMMARY
+            {
+                return bytes;
+            }
+        }
+        self.groups.clear();
+        postcard::to_stdvec(&self).unwrap_or_default()
+    }
+
+    /// Reads what a peer sent; none if it is of another version of the format.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary(groups: usize) -> NodeSummary {
+        let group = |i| GroupSummary {
+            group: GroupName::new(format!("group-{i}")).unwrap(),
+            disk: Some(DiskState::UpToDate),
+            resync: Some(17),
+            reason: "x".repeat(500),
+            services: vec![ServiceBrief {
+                name: "mysql".into(),
+                state: "running".into(),
+                health: Some("healthy".into()),
+                restarts: 1,
+            }],
+        };
+        NodeSummary { version: "0.1.0".into(), groups: (0..groups).map(group).collect() }
+    }
+
+    #[test]
+    fn a_small_one_arrives_whole_but_for_long_texts() {
+        let got = NodeSummary::decode(&summary(2).encode()).unwrap();
+        assert_eq!(got.groups.len(), 2);
+        assert_eq!(got.groups[0].services, summary(1).groups[0].services);
+        assert_eq!(got.groups[0].reason.len(), REASON_MAX);
+    }
+
+    #[test]
+    fn however_many_groups_it_fits() {
+        for groups in [0, 5, 20, 60, 128] {
+            let bytes = summary(groups).encode();
+            assert!(bytes.len() <= MAX_SUMMARY, "{groups}: {}", bytes.len());
+            assert_eq!(NodeSummary::decode(&bytes).unwrap().version, "0.1.0");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Measures a change of leadership by step, from the last sign of life of the old leader to serving.
+//!
+//! Fed with what the cores say; decides nothing.
+
+use super::history::rfc3339;
+use crate::core::group::State;
+use crate::status::{Takeover, TakeoverStep};
+use baton_replicator::types::{Epoch, Instant};
+use std::time::SystemTime;
+
+/// How this node came to lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Unplanned.
+    Takeover,
+    /// Planned.
+    Handover,
+    /// The group had never run.
+    FirstStart,
+    /// The agent came back.
+    Resume,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Takeover => "takeover",
+            Self::Handover => "handover",
+            Self::FirstStart => "first start",
+            Self::Resume => "resume",
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Running {
+    kind: Kind,
+    steps: Vec<(String, Instant)>,
+    from: Instant,
+}
+
+/// Follows one group on this node.
+#[derive(Clone, Debug, Default)]
+pub struct Tracker {
+    running: Option<Running>,
+    last: Option<Takeover>,
+}
+
+impl Tracker {
+    /// The newest change of leadership that ended in serving here.
+    #[must_use]
+    pub fn last(&self) -> Option<&Takeover> {
+        self.last.as_ref()
+    }
+
+    /// The group's state changed from `before` to `now_is`. `sign` is the last sign of life of the old leader, `marks`
+    /// the runtime's.
+    pub fn on_state(
+        &mut self, before: State, now_is: State, kind: impl FnOnce() -> Kind, epoch: Epoch, sign: Instant,
+        marks: &[(&'static str, Instant)], now: Instant,
+    ) {
+        if !now_is.leads() {
+            if now_is == State::Campaigning && before == State::Standby {
+                // Kind is known when it has been won.
+                self.running = Some(Running { kind: Kind::Takeover, steps: vec![("detect".into(), now)], from: sign });
+            } else if now_is != State::Campaigning {
+                self.running = None;
+            }
+            return;
+        }
+        if !before.leads() {
+            let kind = kind();
+            let mut running = self
+                .running
+                .take()
+                .filter(|_| kind == Kind::Takeover)
+                .unwrap_or(Running { kind, steps: Vec::new(), from: now });
+            running.kind = kind;
+            if kind == Kind::Takeover {
+                running.steps.push(("decide".into(), now));
+            }
+            self.running = Some(running);
+        }
+        match (now_is, &mut self.running) {
+            (State::Starting, Some(running)) => running.steps.push(("wait".into(), now)),
+            (State::Serving, Some(_)) => self.finish(epoch, marks, now),
+            _ => {}
+        }
+    }
+
+    fn finish(&mut self, epoch: Epoch, marks: &[(&'static str, Instant)], now: Instant) {
+        let Some(mut running) = self.running.take() else { return };
+        running.steps.extend(marks.iter().filter(|(name, _)| *name != "begin").map(|(n, at)| ((*n).to_owned(), *at)));
+        running.steps.sort_by_key(|(_, at)| *at);
+        let millis = |from: Instant, to: Instant| u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX);
+        let mut at = running.from;
+        let mut steps = Vec::new();
+        for (step, end) in running.steps {
+            steps.push(TakeoverStep { step, ms: millis(at, end) });
+            at = at.max(end);
+        }
+        self.last = Some(Takeover {
+            kind: running.kind.word().into(),
+            epoch,
+            at: rfc3339(SystemTime::now()),
+            steps,
+            total_ms: millis(running.from, now),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use baton_replicator::types::TermId;
+
+    fn at(ms: u64) -> Instant {
+        Instant(ms * 1_000_000)
+    }
+
+    #[test]
+    fn a_takeover_is_counted_from_the_last_sign_of_life() {
+        let mut t = Tracker::default();
+        let epoch = Epoch { number: 2, term: TermId(1) };
+        let mut go = |from, to, marks: &[(&'static str, Instant)], now| {
+            t.on_state(from, to, || Kind::Takeover, epoch, at(1000), marks, at(now));
+        };
+        go(State::Standby, State::Campaigning, &[], 2500);
+        go(State::Campaigning, State::Waiting, &[], 2520);
+        go(State::Waiting, State::Starting, &[], 2530);
+        let marks = [("begin", at(2530)), ("volumes", at(2600)), ("addresses", at(2610)), ("services", at(2800))];
+        go(State::Starting, State::Serving, &marks, 2810);
+        let last = t.last().unwrap();
+        let steps: Vec<(&str, u64)> = last.steps.iter().map(|s| (s.step.as_str(), s.ms)).collect();
+        let expected =
+            [("detect", 1500), ("decide", 20), ("wait", 10), ("volumes", 70), ("addresses", 10), ("services", 190)];
+        assert_eq!(steps, expected);
+        assert_eq!((last.kind.as_str(), last.total_ms), ("takeover", 1810));
+    }
+
+    #[test]
+    fn a_resume_counts_from_the_agents_return_and_a_fence_later_is_no_takeover() {
+        let mut t = Tracker::default();
+        let epoch = Epoch { number: 2, term: TermId(1) };
+        t.on_state(State::Joining, State::Waiting, || Kind::Resume, epoch, at(0), &[], at(100));
+        t.on_state(State::Waiting, State::Starting, || Kind::Resume, epoch, at(0), &[], at(300));
+        t.on_state(State::Starting, State::Serving, || Kind::Resume, epoch, at(0), &[], at(310));
+        assert_eq!(t.last().unwrap().total_ms, 210);
+        t.on_state(State::Serving, State::Fenced, || unreachable!(), epoch, at(0), &[], at(9000));
+        t.on_state(State::Starting, State::Serving, || unreachable!(), epoch, at(0), &[], at(9900));
+        assert_eq!(t.last().unwrap().total_ms, 210);
+    }
+}

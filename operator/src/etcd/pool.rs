@@ -1,0 +1,235 @@
+//! The members: which one to ask, and when to ask another one as well.
+//!
+//! Each member has a channel of its own, because one balanced channel would keep sending a share of the requests to
+//! a member that is dead. The member that answered last is asked first. One that was overtaken or timed out gets a
+//! new connection, so that nothing waits behind a half-open one.
+
+use super::keys::Keys;
+use crate::heartbeat::clock;
+use baton_replicator::types::{Instant, NodeName};
+use etcd_client::{Client, ConnectOptions, Error, GetOptions};
+use futures::stream::{FuturesUnordered, StreamExt};
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// After this long without an answer the next member is asked as well. A healthy member on a local network answers
+/// in a few milliseconds; a dead one costs this much.
+pub const HEDGE: Duration = Duration::from_millis(100);
+/// A member that answered this recently is trusted with a transaction without asking first.
+const FRESH: Duration = Duration::from_millis(100);
+/// A member that cannot be connected to in this time counts as dead.
+const CONNECT: Duration = Duration::from_millis(500);
+/// HTTP/2 pings, so that streams (watch) notice a member that vanished. etcd refuses more than one in 5 s.
+const PING: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(2));
+
+/// A request that failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EtcdError {
+    /// No member answered in time.
+    #[error("etcd does not answer: {0}")]
+    Unreachable(String),
+    /// A value that this version cannot read.
+    #[error("etcd key {key} holds something else than expected: {why}")]
+    BadValue {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Another writer was faster, again and again.
+    #[error("etcd key {key} keeps changing under us")]
+    Contended {
+        /// The key.
+        key: String,
+    },
+}
+
+struct Endpoint {
+    url: String,
+    client: Mutex<Client>,
+    last_ok: AtomicU64,
+}
+
+struct Inner {
+    endpoints: Vec<Endpoint>,
+    preferred: AtomicUsize,
+    timeout: Duration,
+    keys: Keys,
+    me: NodeName,
+    fence_counter: AtomicU64,
+}
+
+/// A handle on an etcd cluster; cheap to clone. Needs a tokio runtime.
+#[derive(Clone)]
+pub struct Etcd(Arc<Inner>);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn client(url: &str) -> Result<Client, Error> {
+    let options = ConnectOptions::new()
+        .with_connect_timeout(CONNECT)
+        .with_keep_alive(PING.0, PING.1)
+        // A member without a leader refuses at once, instead of letting the request wait for an election.
+        .with_require_leader(true);
+    Client::connect([url], Some(options)).await
+}
+
+impl Etcd {
+    /// A handle on the members at these URLs. Connects when first used.
+    ///
+    /// # Errors
+    /// No URL, or one that is not one.
+    pub async fn new(
+        urls: &[String],
+        cluster: &str,
+        me: NodeName,
+        timeout: Duration,
+    ) -> Result<Self, EtcdError> {
+        let mut endpoints = Vec::new();
+        for url in urls {
+            let client = client(url).await.map_err(|e| EtcdError::Unreachable(format!("{url}: {e}")))?;
+            endpoints.push(Endpoint {
+                url: url.clone(),
+                client: Mutex::new(client),
+                last_ok: AtomicU64::new(0),
+            });
+        }
+        if endpoints.is_empty() {
+            return Err(EtcdError::Unreachable("no endpoint is configured".into()));
+        }
+        let seed = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_millis();
+        Ok(Self(Arc::new(Inner {
+            endpoints,
+            preferred: AtomicUsize::new(0),
+            timeout,
+            keys: Keys::new(cluster),
+            me,
+            // Only has to differ from what was written before; the wall clock makes it grow across restarts.
+            fence_counter: AtomicU64::new(u64::try_from(seed).unwrap_or(0)),
+        })))
+    }
+
+    /// The URLs.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<String> {
+        self.0.endpoints.iter().map(|e| e.url.clone()).collect()
+    }
+
+    /// The keys of the cluster.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn me(&self) -> &NodeName {
+        &self.0.me
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.0.timeout
+    }
+
+    pub(super) fn next_fence(&self) -> u64 {
+        self.0.fence_counter.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Indices of the members, the preferred one first.
+    pub(super) fn order(&self) -> Vec<usize> {
+        let (n, first) = (self.0.endpoints.len(), self.0.preferred.load(Relaxed));
+        (0..n).map(|i| (first + i) % n).collect()
+    }
+
+    pub(super) fn client(&self, index: usize) -> Client {
+        lock(&self.0.endpoints[index].client).clone()
+    }
+
+    pub(super) fn succeeded(&self, index: usize) {
+        self.0.endpoints[index].last_ok.store(clock::now().0, Relaxed);
+        self.0.preferred.store(index, Relaxed);
+    }
+
+    /// Gives a member that did not answer a new connection.
+    pub(super) async fn renew(&self, index: usize) {
+        let endpoint = &self.0.endpoints[index];
+        endpoint.last_ok.store(0, Relaxed);
+        // Does not connect yet, so it neither waits nor fails for a URL that was accepted before.
+        if let Ok(new) = client(&endpoint.url).await {
+            *lock(&endpoint.client) = new;
+        }
+    }
+
+    /// Asks one member after the other, [`HEDGE`] apart, until one answers. Only for requests that may be carried
+    /// out more than once. Returns the answer and who gave it.
+    pub(super) async fn hedged<T, F, Fut>(&self, op: F) -> Result<(T, usize), EtcdError>
+    where
+        F: Fn(Client) -> Fut,
+        Fut: Future<Output = Result<T, Error>>,
+    {
+        let mut waiting = self.order().into_iter();
+        let mut running = FuturesUnordered::new();
+        let mut pending: Vec<usize> = Vec::new();
+        let mut last_error = String::from("no answer in time");
+        let launch = |index: usize| {
+            let attempt = op(self.client(index));
+            async move { (index, attempt.await) }
+        };
+        let deadline = tokio::time::Instant::now() + self.0.timeout;
+        let outcome = loop {
+            if running.is_empty() {
+                match waiting.next() {
+                    Some(index) => {
+                        pending.push(index);
+                        running.push(launch(index));
+                    }
+                    None => break Err(EtcdError::Unreachable(last_error)),
+                }
+            }
+            tokio::select! {
+                Some((index, answer)) = running.next() => match answer {
+                    Ok(value) => {
+                        pending.retain(|&p| p != index);
+                        self.succeeded(index);
+                        break Ok((value, index));
+                    }
+                    Err(error) => {
+                        pending.retain(|&p| p != index);
+                        last_error = format!("{}: {error}", self.0.endpoints[index].url);
+                    }
+                },
+                () = tokio::time::sleep(HEDGE), if waiting.len() > 0 => {
+                    if let Some(index) = waiting.next() {
+                        pending.push(index);
+                        running.push(launch(index));
+                    }
+                }
+                () = tokio::time::sleep_until(deadline) => break Err(EtcdError::Unreachable(last_error)),
+            }
+        };
+        drop(running);
+        for index in pending {
+            self.renew(index).await;
+        }
+        outcome
+    }
+
+    /// A member that can commit: it answered just now, or it is the first to answer a linearizable read.
+    pub(super) async fn ready(&self) -> Result<usize, EtcdError> {
+        let first = self.order()[0];
+        let last_ok = Instant(self.0.endpoints[first].last_ok.load(Relaxed));
+        if last_ok > Instant::ZERO && clock::now().since(last_ok) <= FRESH {
+            return Ok(first);
+        }
+        let key = self.0.keys.spec();
+        let probe = |mut client: Client| {
+            let key = key.clone();
+            async move { client.get(key, Some(GetOptions::new().with_keys_only())).await }
+        };
+        self.hedged(probe).await.map(|(_, index)| index)
+    }
+}

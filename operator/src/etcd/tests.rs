@@ -1,0 +1,432 @@
+//! Against real etcd members on loopback, with members killed and frozen.
+//!
+//! Without an `etcd` binary these tests fail, unless BATON_TEST_NO_ETCD=1 says that this is meant.
+
+use super::*;
+use crate::core::record::{Guard, InSync, LeaderKey, LeaderWrite, LeaseRef, Outcome, Txn, TxnKind};
+use crate::status::{Event, NodeMode};
+use baton_replicator::types::{BootId, Epoch, GroupName, Member, NodeName, TermId};
+use rustix::process::{Pid, Signal, kill_process};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Everything here is over in a few seconds; this is when a test is stuck.
+const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+struct Cluster {
+    members: Vec<Child>,
+    urls: Vec<String>,
+    _dir: TempDir,
+}
+
+impl Cluster {
+    /// None only where the absence of etcd was announced.
+    async fn start(size: usize) -> Option<Self> {
+        if Command::new("etcd").arg("--version").stdout(Stdio::null()).status().is_err() {
+            assert!(
+                std::env::var("BATON_TEST_NO_ETCD").is_ok_and(|v| v == "1"),
+                "no etcd binary: install etcd-server, or set BATON_TEST_NO_ETCD=1 to go without these tests"
+            );
+            eprintln!("SKIPPED: BATON_TEST_NO_ETCD=1, nothing about etcd is tested");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let listeners: Vec<_> = (0..size * 2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let url = |l: &TcpListener| format!("http://{}", l.local_addr().unwrap());
+        let urls: Vec<String> = listeners[..size].iter().map(url).collect();
+        let peers: Vec<String> = listeners[size..].iter().map(url).collect();
+        drop(listeners);
+        let initial = peers.iter().enumerate().map(|(i, p)| format!("m{i}={p}")).collect::<Vec<_>>().join(",");
+        let members = (0..size)
+            .map(|i| {
+                Command::new("etcd")
+                    .args(["--name", &format!("m{i}"), "--data-dir"])
+                    .arg(dir.path().join(format!("m{i}")))
+                    .args(["--listen-client-urls", &urls[i], "--advertise-client-urls", &urls[i]])
+                    .args(["--listen-peer-urls", &peers[i], "--initial-advertise-peer-urls", &peers[i]])
+                    .args(["--initial-cluster", &initial, "--initial-cluster-state", "new"])
+                    .args(["--heartbeat-interval", "50", "--election-timeout", "250"])
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .expect("etcd starts")
+            })
+            .collect();
+        let cluster = Self { members, urls, _dir: dir };
+        let etcd = cluster.etcd("starter").await;
+        let begin = Instant::now();
+        // Every member must have a leader, or the tests would measure its start.
+        while etcd.members().await.iter().any(|m| m.id.is_none()) || etcd.spec().await.is_err() {
+            assert!(begin.elapsed() < PATIENCE, "etcd does not come up");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Some(cluster)
+    }
+
+    async fn etcd(&self, node: &str) -> Etcd {
+        Etcd::new(&self.urls, "test", NodeName::new(node).unwrap(), TIMEOUT).await.unwrap()
+    }
+
+    fn signal(&self, member: usize, signal: Signal) {
+        kill_process(Pid::from_child(&self.members[member]), signal).unwrap();
+    }
+
+    fn kill(&mut self, member: usize) {
+        self.members[member].kill().unwrap();
+        self.members[member].wait().unwrap();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for member in &mut self.members {
+            let _ = member.kill();
+            let _ = member.wait();
+        }
+    }
+}
+
+fn group() -> GroupName {
+    GroupName::new("web").unwrap()
+}
+
+fn node(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+fn alive() -> Alive {
+    Alive { addresses: vec!["10.0.0.1".into()], version: "1".into(), incarnation: "i".into() }
+}
+
+fn epoch(number: u64) -> Epoch {
+    Epoch { number, term: TermId(number << 40) }
+}
+
+fn insync(number: u64) -> InSync {
+    let members = vec![Member { node: node("a"), boot: BootId(7) }];
+    InSync { epoch: epoch(number), members, candidates: vec![node("a"), node("b")], fresh: false }
+}
+
+/// A takeover by `a` with these guards.
+fn takeover(number: u64, leader: i64, insync_rev: i64, fence: i64) -> Txn {
+    let key = LeaderKey { node: node("a"), epoch: epoch(number), handed: false };
+    Txn {
+        id: number,
+        kind: TxnKind::Takeover,
+        guard: Guard { leader, insync: insync_rev, fence: Some(fence) },
+        leader: LeaderWrite::Put(key, LeaseRef::Mine),
+        insync: Some(insync(number)),
+        clear_target: false,
+    }
+}
+
+async fn granted(etcd: &Etcd) -> (LeaseTask, tokio::sync::mpsc::Receiver<LeaseEvent>) {
+    let (task, mut events) = etcd.keep_lease(Duration::from_secs(2), alive());
+    let event = tokio::time::timeout(PATIENCE, events.recv()).await.expect("a grant in time").unwrap();
+    let LeaseEvent::Granted { lease, ttl, .. } = event else { panic!("{event:?}") };
+    assert_eq!(lease, task.id());
+    assert!(ttl >= Duration::from_secs(2));
+    (task, events)
+}
+
+#[tokio::test]
+async fn a_record_is_written_read_and_guarded() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let etcd = cluster.etcd("a").await;
+    let empty = etcd.read(&group()).await.unwrap();
+    assert!(empty.leader.is_none() && empty.insync.is_none() && empty.fence_rev == 0 && empty.cluster_id != 0);
+    let (lease, _events) = granted(&etcd).await;
+
+    let fence = etcd.write_fence(&group()).await.unwrap();
+    let Outcome::Committed { revision } = etcd.transact(&group(), &takeover(1, 0, 0, fence), lease.id()).await else {
+        panic!("the first record is written")
+    };
+    let record = etcd.read(&group()).await.unwrap();
+    let leader = record.leader.clone().unwrap();
+    assert_eq!((leader.value.node, leader.value.epoch, leader.lease), (node("a"), epoch(1), lease.id()));
+    assert_eq!((leader.revision, record.insync.clone().unwrap().revision), (revision, revision));
+    assert_eq!(record.insync.unwrap().value, insync(1));
+    assert_eq!((record.fence_rev, record.revision, record.cluster_id), (fence, revision, empty.cluster_id));
+    assert_eq!(record.nodes[&node("a")].lease, Some(lease.id()));
+
+    for (what, wrong) in [
+        ("leader", takeover(2, 0, revision, fence)),
+        ("insync", takeover(2, revision, 0, fence)),
+        ("fence", takeover(2, revision, revision, fence - 1)),
+    ] {
+        assert_eq!(etcd.transact(&group(), &wrong, lease.id()).await, Outcome::GuardFailed, "{what}");
+    }
+    // Another node's fence key is not ours.
+    cluster.etcd("b").await.write_fence(&group()).await.unwrap();
+    let delete = Txn { leader: LeaderWrite::Delete, insync: None, ..takeover(2, revision, revision, fence) };
+    assert!(matches!(etcd.transact(&group(), &delete, lease.id()).await, Outcome::Committed { .. }));
+    let record = etcd.read(&group()).await.unwrap();
+    assert!(record.leader.is_none() && record.insync.is_some());
+}
+
+#[tokio::test]
+async fn a_lease_that_is_gone_fails_the_guard_and_writes_nothing() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let etcd = cluster.etcd("a").await;
+    let fence = etcd.write_fence(&group()).await.unwrap();
+    assert_eq!(etcd.transact(&group(), &takeover(1, 0, 0, fence), 0x1234).await, Outcome::GuardFailed);
+    let record = etcd.read(&group()).await.unwrap();
+    assert!(record.leader.is_none() && record.insync.is_none());
+}
+
+#[tokio::test]
+async fn the_successors_lease_carries_a_handover() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let (a, b) = (cluster.etcd("a").await, cluster.etcd("b").await);
+    let (lease_a, _events_a) = granted(&a).await;
+    let (lease_b, _events_b) = granted(&b).await;
+    let fence = a.write_fence(&group()).await.unwrap();
+    a.put_target(&group(), Some(&node("b"))).await.unwrap();
+    let seen = a.read(&group()).await.unwrap();
+    assert_eq!(seen.target, Some(node("b")));
+    let successor = seen.nodes[&node("b")].lease.unwrap();
+    let key = LeaderKey { node: node("b"), epoch: epoch(2), handed: true };
+    let leader = LeaderWrite::Put(key, LeaseRef::Of(successor));
+    let txn = Txn { leader, clear_target: true, ..takeover(2, 0, 0, fence) };
+    assert!(matches!(a.transact(&group(), &txn, lease_a.id()).await, Outcome::Committed { .. }));
+    let record = b.read(&group()).await.unwrap();
+    assert_eq!((record.leader.unwrap().lease, record.target), (lease_b.id(), None));
+    // The key goes with the lease that carries it.
+    lease_b.revoke().await.unwrap();
+    assert!(a.read(&group()).await.unwrap().leader.is_none());
+}
+
+#[tokio::test]
+async fn a_frozen_or_dead_member_costs_little() {
+    let Some(mut cluster) = Cluster::start(3).await else { return };
+    let etcd = cluster.etcd("a").await;
+    let (lease, _events) = granted(&etcd).await;
+    let mut leader = 0;
+    let mut insync = 0;
+    let mut fence = etcd.write_fence(&group()).await.unwrap();
+    for (round, frozen) in [(1, true), (2, false)] {
+        // The member that is asked first, unless it leads etcd: an election takes longer, whoever is asked.
+        let members = etcd.members().await;
+        let victim = etcd.order().into_iter().find(|&i| members[i].id.is_some() && !members[i].leads).unwrap();
+        etcd.succeeded(victim);
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        if frozen {
+            cluster.signal(victim, Signal::STOP);
+        } else {
+            cluster.kill(victim);
+        }
+        let begin = Instant::now();
+        etcd.read(&group()).await.unwrap();
+        assert!(begin.elapsed() < Duration::from_millis(400), "read took {:?}", begin.elapsed());
+        etcd.succeeded(victim);
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        let begin = Instant::now();
+        let outcome = etcd.transact(&group(), &takeover(round, leader, insync, fence), lease.id()).await;
+        let Outcome::Committed { revision } = outcome else { panic!("round {round}: {outcome:?}") };
+        assert!(begin.elapsed() < Duration::from_millis(400), "transaction took {:?}", begin.elapsed());
+        (leader, insync) = (revision, revision);
+        if frozen {
+            cluster.signal(victim, Signal::CONT);
+        }
+        fence = etcd.write_fence(&group()).await.unwrap();
+    }
+}
+
+/// What TRAPS calls late-commit: the outcome is unknown, and the fence key decides it once and for all.
+#[tokio::test]
+async fn an_unknown_outcome_is_settled_by_the_fence_key() {
+    let Some(cluster) = Cluster::start(3).await else { return };
+    let etcd = cluster.etcd("a").await;
+    let (lease, _events) = granted(&etcd).await;
+    let fence = etcd.write_fence(&group()).await.unwrap();
+    let members = etcd.members().await;
+    let leading = members.iter().position(|m| m.leads).unwrap();
+    let followers: Vec<usize> = (0..3).filter(|i| *i != leading).collect();
+    // The leader takes the request and cannot commit it; it was fresh a moment ago, so it is not asked first.
+    followers.iter().for_each(|&f| cluster.signal(f, Signal::STOP));
+    etcd.succeeded(leading);
+    let txn = takeover(1, 0, 0, fence);
+    let begin = Instant::now();
+    assert_eq!(etcd.transact(&group(), &txn, lease.id()).await, Outcome::Unknown);
+    let took = begin.elapsed();
+    assert!(took >= TIMEOUT && took < TIMEOUT * 2, "bounded by the timeout: {took:?}");
+    assert!(etcd.write_fence(&group()).await.is_err(), "nothing is settled without a quorum");
+    followers.iter().for_each(|&f| cluster.signal(f, Signal::CONT));
+    let begin = Instant::now();
+    while let Err(error) = etcd.write_fence(&group()).await {
+        assert!(begin.elapsed() < PATIENCE, "{error}");
+    }
+    let settled = etcd.read(&group()).await.unwrap();
+    // Whatever happened to it, it has happened: the same request cannot take effect any more.
+    assert_eq!(etcd.transact(&group(), &txn, lease.id()).await, Outcome::GuardFailed);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let later = etcd.read(&group()).await.unwrap();
+    assert_eq!((&settled.leader, &settled.insync), (&later.leader, &later.insync));
+    let fresh = takeover(
+        2,
+        later.leader.as_ref().map_or(0, |l| l.revision),
+        later.insync.as_ref().map_or(0, |i| i.revision),
+        later.fence_rev,
+    );
+    let outcome = etcd.transact(&group(), &fresh, lease.id()).await;
+    assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn the_lease_is_renewed_and_begun_again_when_lost() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let etcd = cluster.etcd("a").await;
+    let before = crate::heartbeat::clock::now();
+    let (task, mut events) = granted(&etcd).await;
+    let first = task.id();
+    task.renew_now();
+    let renewed = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
+    let LeaseEvent::Renewed { lease, sent, .. } = renewed else { panic!("{renewed:?}") };
+    assert!(lease == first && sent > before && sent <= crate::heartbeat::clock::now());
+    // Someone takes the lease away.
+    cluster.etcd("b").await.client(0).lease_revoke(first).await.unwrap();
+    let mut seen = Vec::new();
+    loop {
+        let event = tokio::time::timeout(PATIENCE, events.recv()).await.expect("a new lease").unwrap();
+        seen.push(event.clone());
+        if let LeaseEvent::Granted { lease, .. } = event {
+            assert!(lease != first && lease == task.id());
+            assert!(seen.contains(&LeaseEvent::Lost { lease: first }), "{seen:?}");
+            break;
+        }
+    }
+    let (keys, alive_nodes) = etcd.nodes().await.unwrap();
+    assert_eq!(keys[&node("a")].lease, Some(task.id()));
+    assert_eq!(alive_nodes[&node("a")], alive());
+}
+
+#[tokio::test]
+async fn a_lease_outlives_a_frozen_member() {
+    let Some(cluster) = Cluster::start(3).await else { return };
+    let etcd = cluster.etcd("a").await;
+    let (task, mut events) = granted(&etcd).await;
+    let members = etcd.members().await;
+    let victim = etcd.order().into_iter().find(|&i| !members[i].leads).unwrap();
+    etcd.succeeded(victim);
+    cluster.signal(victim, Signal::STOP);
+    let begin = Instant::now();
+    // Longer than the lease lives.
+    while begin.elapsed() < Duration::from_secs(4) {
+        let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
+        assert!(matches!(event, LeaseEvent::Renewed { .. }), "{event:?}");
+    }
+    assert_eq!(etcd.nodes().await.unwrap().0[&node("a")].lease, Some(task.id()));
+}
+
+#[tokio::test]
+async fn a_watch_wakes_up_also_when_its_member_died() {
+    let Some(mut cluster) = Cluster::start(3).await else { return };
+    let etcd = cluster.etcd("a").await;
+    let mut watch = etcd.watch();
+    let woken_by = |mode| {
+        let etcd = &etcd;
+        async move {
+            let writer = async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                etcd.put_mode(&node("b"), mode).await.unwrap();
+                Instant::now()
+            };
+            (writer.await, mode)
+        }
+    };
+    // The first wake-up says that the watch stands.
+    tokio::time::timeout(PATIENCE, watch.changed()).await.unwrap();
+    for kill in [false, true] {
+        if kill {
+            cluster.kill(etcd.order()[0]);
+        }
+        let mode = if kill { NodeMode::Maintenance } else { NodeMode::Standby };
+        let (written, mode) = woken_by(mode).await;
+        loop {
+            tokio::time::timeout(PATIENCE, watch.changed()).await.unwrap();
+            if etcd.read(&group()).await.is_ok_and(|r| r.mode(&node("b")) == mode) {
+                break;
+            }
+        }
+        let bound = if kill { Duration::from_secs(3) } else { Duration::from_millis(500) };
+        assert!(written.elapsed() < bound, "woken after {:?}", written.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn the_specification_is_replaced_only_as_last_read() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let etcd = cluster.etcd("a").await;
+    assert_eq!(etcd.spec().await.unwrap(), None);
+    let Outcome::Committed { revision } = etcd.put_spec("cluster: x\n", 0).await else { panic!("is new") };
+    assert_eq!(etcd.spec().await.unwrap(), Some(("cluster: x\n".into(), revision)));
+    assert_eq!(etcd.put_spec("cluster: y\n", 0).await, Outcome::GuardFailed);
+    assert!(matches!(etcd.put_spec("cluster: y\n", revision).await, Outcome::Committed { .. }));
+}
+
+#[tokio::test]
+async fn the_history_keeps_its_newest_entries() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let etcd = cluster.etcd("a").await;
+    let event = |message: &str| Event {
+        n: 0,
+        at: "2026-01-01T00:00:00Z".into(),
+        node: node("a"),
+        group: Some(group()),
+        volume: None,
+        severity: "info".into(),
+        message: message.into(),
+    };
+    assert_eq!(etcd.append_event(&event("one")).await.unwrap(), 1);
+    assert_eq!(etcd.append_event(&event("two")).await.unwrap(), 2);
+    let late = Event { n: events::KEEP + 1, ..event("late") };
+    etcd.client(0).put(etcd.keys().event(late.n), serde_json::to_vec(&late).unwrap(), None).await.unwrap();
+    let racers = futures::future::join_all((0..4).map(|i| {
+        let (etcd, event) = (etcd.clone(), event(&format!("racer {i}")));
+        async move { etcd.append_event(&event).await.unwrap() }
+    }));
+    let mut numbers = racers.await;
+    numbers.sort_unstable();
+    assert_eq!(numbers, [1002, 1003, 1004, 1005], "each has a number of its own");
+    let kept: Vec<u64> = etcd.events(100).await.unwrap().iter().map(|e| e.n).collect();
+    assert_eq!(kept, [1001, 1002, 1003, 1004, 1005], "1 and 2 are more than 1000 back");
+    assert_eq!(etcd.events(2).await.unwrap().iter().map(|e| e.n).collect::<Vec<_>>(), [1004, 1005]);
+}
+
+#[tokio::test]
+async fn members_say_who_leads_and_leadership_moves() {
+    let Some(cluster) = Cluster::start(3).await else { return };
+    let etcd = cluster.etcd("a").await;
+    let members = etcd.members().await;
+    assert_eq!(members.iter().filter(|m| m.leads).count(), 1, "{members:?}");
+    assert!(members.iter().all(|m| m.warning == version_warning(m.version.as_deref().unwrap())));
+    let other = members.iter().find(|m| !m.leads).unwrap().id.unwrap();
+    etcd.move_leader(other).await.unwrap();
+    assert_eq!(etcd.members().await.iter().find(|m| m.leads).unwrap().id, Some(other));
+}
+
+#[tokio::test]
+async fn an_etcd_that_is_not_there_is_an_error_in_time() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let urls = [format!("http://{free}")];
+    let etcd = Etcd::new(&urls, "test", node("a"), TIMEOUT).await.unwrap();
+    let begin = Instant::now();
+    let error = etcd.read(&group()).await.unwrap_err();
+    assert!(begin.elapsed() < TIMEOUT * 2, "{:?}", begin.elapsed());
+    assert!(error.to_string().contains("etcd does not answer"), "{error}");
+    let txn = takeover(1, 0, 0, 1);
+    assert_eq!(etcd.transact(&group(), &txn, 1).await, Outcome::Unknown);
+}
+
+#[test]
+fn versions_with_lease_bugs_get_a_warning() {
+    for good in ["3.5.23", "3.5.30", "3.6.5", "3.7.0", "4.0.0", "3.6.5+git"] {
+        assert_eq!(version_warning(good), None, "{good}");
+    }
+    for bad in ["3.4.23", "3.5.16", "3.5.22", "3.6.0", "3.6.4", "nonsense"] {
+        assert!(version_warning(bad).is_some_and(|w| w.contains(bad)), "{bad}");
+    }
+}

@@ -1,0 +1,245 @@
+//! The heartbeat thread: drains the sockets, ticks the core once per keepalive, answers leaders at once, and after
+//! each round hands serve-until on.
+//!
+//! Order of a round: receive everything that waits, then tick. After a pause of the process the peers' heartbeats
+//! are thus heard before silence is judged. The core's mutex is held for microseconds and never over I/O.
+
+use super::realtime::{Realtime, ask};
+use super::wire::{MAX_DATAGRAM, Sealer};
+use super::clock;
+use crate::core::promises::{HeartbeatCore, Verdict};
+use baton_replicator::types::{Epoch, GroupName, Instant, NodeName};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Datagrams taken from one socket before the core ticks again: two keepalives of 64 peers on two links.
+const DRAIN: usize = 256;
+/// serve-until is handed on between ticks when it grew by this much: a fifth of the default keepalive.
+const GROWTH: Duration = Duration::from_millis(20);
+
+/// The core that the heartbeat thread and the driver share.
+pub type SharedCore = Arc<Mutex<HeartbeatCore>>;
+
+/// Where heartbeats go.
+#[derive(Clone, Debug)]
+pub struct HeartbeatConfig {
+    /// This node.
+    pub node: NodeName,
+    /// Own addresses, one per link; a socket is bound to each.
+    pub links: Vec<IpAddr>,
+    /// Peers with their addresses, one per link.
+    pub peers: BTreeMap<NodeName, Vec<IpAddr>>,
+    /// UDP port, the same everywhere.
+    pub port: u16,
+    /// Interval.
+    pub keepalive: Duration,
+}
+
+/// Why the thread did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be bound.
+    #[error("cannot listen for heartbeats on UDP {address}: is the address this node's, and the port free?")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No thread.
+    #[error("cannot start the heartbeat thread")]
+    Thread(#[source] io::Error),
+}
+
+/// Totals since the start.
+#[derive(Debug, Default)]
+pub struct LinkCounters {
+    /// Datagrams sent.
+    pub sent: AtomicU64,
+    /// Datagrams the kernel would not send.
+    pub send_failed: AtomicU64,
+    /// Datagrams received and taken.
+    pub received: AtomicU64,
+    /// Datagrams refused: garbage, another version, bad authentication, strangers.
+    pub refused: AtomicU64,
+}
+
+/// The running thread. Dropping it stops and joins it.
+#[derive(Debug)]
+pub struct HeartbeatThread {
+    stop: Arc<AtomicBool>,
+    handle: Option<JoinHandle<()>>,
+    /// Totals.
+    pub counters: Arc<LinkCounters>,
+}
+
+impl HeartbeatThread {
+    /// Binds a socket per link and starts the thread. `on_serve_until` is called from it, must not block, and gets
+    /// every group that this node may serve, once per keepalive and when the deadline moved.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(
+        config: HeartbeatConfig, sealer: Sealer, core: SharedCore,
+        on_serve_until: impl Fn(&GroupName, Epoch, Instant) + Send + 'static,
+    ) -> Result<(Self, Realtime), StartError> {
+        let mut sockets = Vec::new();
+        for link in &config.links {
+            let address = SocketAddr::new(*link, config.port);
+            let bind = || {
+                let socket = UdpSocket::bind(address)?;
+                socket.set_nonblocking(true)?;
+                Ok(socket)
+            };
+            sockets.push(bind().map_err(|source| StartError::Bind { address, source })?);
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let counters = Arc::new(LinkCounters::default());
+        let (tell, told) = std::sync::mpsc::channel();
+        let round = Round {
+            config,
+            sealer,
+            core,
+            sockets,
+            counters: Arc::clone(&counters),
+            handed: BTreeMap::new(),
+            on_serve_until: Box::new(on_serve_until),
+        };
+        let halt = Arc::clone(&stop);
+        let handle = std::thread::Builder::new()
+            .name("heartbeat".into())
+            .spawn(move || {
+                let _ = tell.send(ask());
+                round.run(&halt);
+            })
+            .map_err(StartError::Thread)?;
+        let realtime = told.recv().unwrap_or(Realtime { priority: false, memory: false });
+        Ok((Self { stop, handle: Some(handle), counters }, realtime))
+    }
+}
+
+impl Drop for HeartbeatThread {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(handle) = self.handle.take() {
+            let _ = handle.join();
+        }
+    }
+}
+
+struct Round {
+    config: HeartbeatConfig,
+    sealer: Sealer,
+    core: SharedCore,
+    sockets: Vec<UdpSocket>,
+    counters: Arc<LinkCounters>,
+    handed: BTreeMap<GroupName, (Epoch, Instant)>,
+    on_serve_until: Box<dyn Fn(&GroupName, Epoch, Instant) + Send>,
+}
+
+impl Round {
+    fn run(mut self, stop: &AtomicBool) {
+        let mut next = clock::now();
+        let mut buffer = vec![0; MAX_DATAGRAM];
+        while !stop.load(Ordering::Relaxed) {
+            self.receive(&mut buffer);
+            let now = clock::now();
+            let due = now >= next;
+            if due {
+                let messages = self.lock().tick(now);
+                for (peer, message) in messages {
+                    self.send(&peer, &message);
+                }
+                next = next.plus(self.config.keepalive);
+                // After a pause the missed beats are not made up for.
+                if next <= now {
+                    next = now.plus(self.config.keepalive);
+                }
+            }
+            self.hand_on(due);
+            self.wait(next.since(clock::now()));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HeartbeatCore> {
+        // A panic aborts the process, so a poisoned mutex cannot be met.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn receive(&self, buffer: &mut [u8]) {
+        for socket in &self.sockets {
+            for _ in 0..DRAIN {
+                let Ok((length, _)) = socket.recv_from(buffer) else { break };
+                let Ok((from, message)) = self.sealer.open(&buffer[..length]) else {
+                    self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                };
+                let now = clock::now();
+                let answer = {
+                    let mut core = self.lock();
+                    let verdict = core.on_datagram(&from, message, now);
+                    let counter = match verdict {
+                        Verdict::Taken | Verdict::Answer | Verdict::Duplicate => &self.counters.received,
+                        Verdict::Refused | Verdict::Stranger => &self.counters.refused,
+                    };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                    (verdict == Verdict::Answer).then(|| core.answer(now))
+                };
+                if let Some(answer) = answer {
+                    self.send(&from, &answer);
+                }
+            }
+        }
+    }
+
+    fn send(&self, peer: &NodeName, message: &crate::core::beat::HeartbeatMsg) {
+        let Some(datagram) = self.sealer.seal(&self.config.node, message) else { return };
+        for address in self.config.peers.get(peer).into_iter().flatten() {
+            let to = SocketAddr::new(*address, self.config.port);
+            // The socket of the same family; which link the kernel takes is its routing table's business.
+            let sent = self
+                .sockets
+                .iter()
+                .zip(&self.config.links)
+                .filter(|(_, link)| link.is_ipv4() == address.is_ipv4())
+                .any(|(socket, _)| socket.send_to(&datagram, to).is_ok());
+            let counter = if sent { &self.counters.sent } else { &self.counters.send_failed };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn hand_on(&mut self, due: bool) {
+        let now = clock::now();
+        let served: Vec<_> = {
+            let core = self.lock();
+            let groups = core.groups();
+            groups.into_iter().filter_map(|g| core.serve_until(&g, now).map(|s| (g, s))).collect()
+        };
+        for (group, (epoch, until)) in served {
+            let last = self.handed.get(&group).copied();
+            let moved = last.is_none_or(|(e, u)| e != epoch || until >= u.plus(GROWTH) || until < u);
+            if due || moved {
+                (self.on_serve_until)(&group, epoch, until);
+                self.handed.insert(group, (epoch, until));
+            }
+        }
+    }
+
+    fn wait(&self, at_most: Duration) {
+        let mut fds: Vec<PollFd<'_>> = self.sockets.iter().map(|s| PollFd::new(s, PollFlags::IN)).collect();
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(at_most.min(Duration::from_millis(500)).subsec_nanos()) };
+        // An interrupted or failed poll only means an early round.
+        let _ = poll(&mut fds, Some(&timeout));
+    }
+}
+
+#[cfg(test)]
+#[path = "thread_tests.rs"]
+mod tests;

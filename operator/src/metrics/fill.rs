@@ -1,0 +1,117 @@
+//! From the snapshot to values. A state is a set of 0/1 series, one per possible value, so that a state which
+//! ended is seen to end.
+
+use super::Scrape;
+use crate::cli::words;
+use crate::status::{ClusterStatus, GroupStatus};
+use baton_replicator::api::{PeerStatus, VolumeStatus};
+
+pub(super) fn fill(scrape: &mut Scrape, status: &ClusterStatus) {
+    scrape.gauge("baton_build_info", &[&status.cluster, status.node.as_str(), &status.version], 1.0);
+    for health in words::ALL_HEALTH {
+        scrape.flag("baton_health", &[words::health(health)], status.health == health);
+    }
+    scrape.flag("baton_etcd_reachable", &[], status.etcd.reachable);
+    for node in &status.nodes {
+        let name = node.name.as_str();
+        scrape.flag("baton_node_alive", &[name], node.alive);
+        for mode in words::ALL_MODES {
+            scrape.flag("baton_node_mode", &[name, words::mode(mode)], node.mode == mode);
+        }
+        scrape.gauge("baton_heartbeat_longest_gap_seconds", &[name], thousandths(node.longest_gap_ms));
+        scrape.counter("baton_heartbeats_late_total", &[name], node.late_heartbeats);
+        scrape.counter("baton_heartbeats_refused_total", &[name], node.refused_datagrams);
+    }
+    for group in &status.groups {
+        fill_group(scrape, group);
+        for volume in &group.volumes {
+            fill_volume(scrape, volume);
+        }
+    }
+}
+
+fn fill_group(scrape: &mut Scrape, group: &GroupStatus) {
+    let name = group.name.as_str();
+    scrape.gauge("baton_group_epoch", &[name], number(group.epoch.number));
+    for part in &group.nodes {
+        let node = part.node.as_str();
+        scrape.flag("baton_group_leader", &[name, node], group.leader.as_ref() == Some(&part.node));
+        scrape.flag("baton_group_in_sync", &[name, node], group.in_sync.contains(&part.node));
+        scrape.flag("baton_group_ready", &[name, node], part.ready);
+        for state in words::ALL_GROUP_STATES {
+            let labels = [name, node, words::group_state(state)];
+            scrape.flag("baton_group_state", &labels, part.state == state);
+        }
+    }
+    if let Some(takeover) = &group.last_takeover {
+        for step in &takeover.steps {
+            let labels = [name, takeover.kind.as_str(), step.step.as_str()];
+            scrape.gauge("baton_last_takeover_seconds", &labels, thousandths(step.ms));
+        }
+        let labels = [name, takeover.kind.as_str(), "total"];
+        scrape.gauge("baton_last_takeover_seconds", &labels, thousandths(takeover.total_ms));
+    }
+    for service in &group.services {
+        let labels = [name, service.name.as_str()];
+        scrape.flag("baton_service_running", &labels, service.state == "running");
+        scrape.counter("baton_service_restarts_total", &labels, u64::from(service.restarts));
+    }
+}
+
+fn fill_volume(scrape: &mut Scrape, volume: &VolumeStatus) {
+    let name = volume.volume.as_str();
+    for role in words::ALL_ROLES {
+        scrape.flag("baton_volume_role", &[name, words::role(role)], volume.role == role);
+    }
+    for state in words::ALL_DISK_STATES {
+        scrape.flag("baton_volume_disk_state", &[name, words::disk(state)], volume.disk == state);
+    }
+    scrape.flag("baton_volume_frozen", &[name], volume.frozen.is_some());
+    scrape.gauge("baton_volume_size_bytes", &[name], number(volume.size_bytes));
+    scrape.gauge("baton_activity_log_extents", &[name], number(volume.activity_log_extents));
+    scrape.gauge("baton_volume_alarms", &[name], number(volume.alarms.len() as u64));
+    let counters = &volume.counters;
+    for (metric, value) in [
+        ("baton_volume_reads_total", counters.reads),
+        ("baton_volume_read_bytes_total", counters.read_bytes),
+        ("baton_volume_writes_total", counters.writes),
+        ("baton_volume_written_bytes_total", counters.written_bytes),
+        ("baton_volume_flushes_total", counters.flushes),
+        ("baton_volume_discards_total", counters.discards),
+    ] {
+        scrape.counter(metric, &[name], value);
+    }
+    for peer in &volume.peers {
+        fill_peer(scrape, name, peer);
+    }
+}
+
+fn fill_peer(scrape: &mut Scrape, volume: &str, peer: &PeerStatus) {
+    let labels = [volume, peer.node.as_str()];
+    for state in words::ALL_CONNECTIONS {
+        let labels = [volume, peer.node.as_str(), words::connection(state)];
+        scrape.flag("baton_replication_connection_state", &labels, peer.connection == state);
+    }
+    scrape.gauge("baton_replication_lag_seconds", &labels, number(peer.lag_us) / 1e6);
+    scrape.gauge("baton_replication_oldest_unacked_seconds", &labels, thousandths(peer.oldest_unacked_ms));
+    scrape.gauge("baton_replication_unacked_bytes", &labels, number(peer.unacked_bytes));
+    scrape.gauge("baton_dirty_bytes", &labels, number(peer.dirty_bytes));
+    if let Some(resync) = &peer.resync {
+        let ratio = if resync.total_bytes == 0 {
+            1.0
+        } else {
+            (number(resync.done_bytes) / number(resync.total_bytes)).min(1.0)
+        };
+        scrape.gauge("baton_resync_progress_ratio", &labels, ratio);
+        scrape.gauge("baton_resync_bytes_per_second", &labels, number(resync.bytes_per_s));
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "Prometheus knows only doubles")]
+fn number(value: u64) -> f64 {
+    value as f64
+}
+
+fn thousandths(ms: u64) -> f64 {
+    number(ms) / 1000.0
+}

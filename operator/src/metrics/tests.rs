@@ -1,0 +1,70 @@
+//! The text of a scrape, and the documentation against the table.
+
+use super::*;
+use crate::cli::fixture;
+
+fn value(text: &str, series: &str) -> f64 {
+    let line = text.lines().find(|l| l.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+    line.unwrap_or_else(|| panic!("no {series} in\n{text}")).rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn values_are_those_of_the_snapshot_in_base_units() {
+    let text = render(&fixture::resyncing());
+    for (series, expected) in [
+        (r#"baton_build_info{cluster="demo",node="alpha",version="0.1.0"}"#, 1.0),
+        (r#"baton_health{health="degraded"}"#, 1.0),
+        (r#"baton_health{health="ok"}"#, 0.0),
+        ("baton_etcd_reachable", 1.0),
+        (r#"baton_group_leader{group="web",node="alpha"}"#, 1.0),
+        (r#"baton_group_leader{group="web",node="beta"}"#, 0.0),
+        (r#"baton_group_epoch{group="web"}"#, 7.0),
+        (r#"baton_group_state{group="web",node="alpha",state="serving"}"#, 1.0),
+        (r#"baton_group_state{group="web",node="alpha",state="fenced"}"#, 0.0),
+        (r#"baton_group_in_sync{group="web",node="beta"}"#, 0.0),
+        (r#"baton_replication_lag_seconds{peer="beta",volume="webstore"}"#, 0.000_412),
+        (r#"baton_dirty_bytes{peer="beta",volume="webstore"}"#, 285_212_672.0),
+        (r#"baton_resync_progress_ratio{peer="beta",volume="webstore"}"#, 0.46875),
+        (r#"baton_heartbeat_longest_gap_seconds{node="beta"}"#, 0.113),
+        (r#"baton_heartbeats_late_total{node="beta"}"#, 12.0),
+        (r#"baton_last_takeover_seconds{group="web",kind="takeover",step="detect"}"#, 1.502),
+        (r#"baton_last_takeover_seconds{group="web",kind="takeover",step="total"}"#, 2.08),
+        (r#"baton_volume_writes_total{volume="webstore"}"#, 2000.0),
+        (r#"baton_volume_disk_state{state="UpToDate",volume="webstore"}"#, 1.0),
+    ] {
+        assert_eq!(value(&text, series), expected, "{series}");
+    }
+}
+
+#[test]
+fn a_resync_that_does_not_run_has_no_progress() {
+    assert!(!render(&fixture::healthy()).contains("baton_resync_"));
+}
+
+#[test]
+fn every_metric_of_the_table_is_filled_and_named_by_the_rules() {
+    let text = render(&fixture::resyncing());
+    for metric in METRICS {
+        assert!(text.contains(&format!("# TYPE {} ", metric.name)), "{} is never given a value", metric.name);
+        assert!(metric.name.starts_with("baton_"));
+        assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
+        assert!(
+            !metric.name.contains("_ms") && !metric.name.contains("percent"),
+            "{}: base units",
+            metric.name
+        );
+    }
+}
+
+#[test]
+fn the_documentation_lists_exactly_what_exists() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let (head, rest) = text.split_once("<!-- table -->\n").expect("start mark");
+    let (table, tail) = rest.split_once("<!-- /table -->").expect("end mark");
+    if table != markdown() && std::env::var_os("BATON_UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, format!("{head}<!-- table -->\n{}<!-- /table -->{tail}", markdown())).unwrap();
+        return;
+    }
+    assert_eq!(table, markdown(), "run the test with BATON_UPDATE_GOLDEN=1");
+}

@@ -1,0 +1,297 @@
+//! What a specification says, typed. Plain data; [`Spec::parse`] is the only way to a checked one.
+
+use super::{Cidr, Timers};
+use baton_replicator::types::{GroupName, NodeName, Protocol, VolumeName};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A checked cluster specification.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Spec {
+    /// The cluster's name: prefix of its keys in etcd and of its containers.
+    pub cluster: String,
+    /// The heartbeat's timers.
+    pub heartbeat: Timers,
+    /// The nodes; at least two.
+    pub nodes: BTreeMap<NodeName, Node>,
+    /// The groups.
+    pub groups: BTreeMap<GroupName, Group>,
+    /// Whom to tell, by name.
+    pub notify: BTreeMap<String, NotifyTarget>,
+    /// The document this was read from, variables replaced. This is what etcd keeps.
+    #[serde(skip)]
+    pub text: String,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Node {
+    /// Its address on the clients' network; heartbeats go there.
+    pub address: IpAddr,
+    /// Its address for replication (default: `address`).
+    pub replication: IpAddr,
+    /// Where heartbeats are sent, one per link (default: `address`, and `replication` if it is another one).
+    /// Never empty.
+    pub heartbeat: Vec<IpAddr>,
+}
+
+/// What to do after the whole site lost power and a member of the in-sync set stays unseen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AfterPowerLoss {
+    /// Wait for it, or for a person.
+    #[default]
+    Wait,
+    /// Start without it after `initdead`.
+    Start,
+}
+
+/// The unit of failover.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Group {
+    /// Nodes in order of preference; may be empty.
+    pub prefer: Vec<NodeName>,
+    /// Hand over to a preferred node when it is healthy again.
+    pub auto_failback: bool,
+    /// Addresses that follow the group.
+    pub addresses: Vec<Cidr>,
+    /// Replicated volumes.
+    pub volumes: BTreeMap<VolumeName, Volume>,
+    /// Containers, by name. Start order is a matter of `depends_on`.
+    pub services: BTreeMap<String, Service>,
+    /// Health checks of the group as a whole.
+    pub checks: Vec<Check>,
+    /// Restarts in place within `failure_timeout` before the group moves.
+    pub migration_threshold: u32,
+    /// See `migration_threshold`.
+    pub failure_timeout: Duration,
+    /// Bound of a start of the group.
+    pub start_timeout: Duration,
+    /// Bound of a stop of the group; after it, the group is fenced rather than waited for.
+    pub stop_timeout: Duration,
+    /// After a power cut of the whole site.
+    pub after_power_loss: AfterPowerLoss,
+    /// Names of `notify` targets.
+    pub notify: Vec<String>,
+}
+
+/// Where a volume's blocks are kept, if not in a file under the state directory.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct VolumeBacking {
+    /// The block device on every node that is not in `by_node`.
+    pub all: Option<PathBuf>,
+    /// Block devices of single nodes.
+    pub by_node: BTreeMap<NodeName, PathBuf>,
+}
+
+impl VolumeBacking {
+    /// The block device on `node`; none = a sparse file in the state directory.
+    #[must_use]
+    pub fn on(&self, node: &NodeName) -> Option<&Path> {
+        self.by_node.get(node).or(self.all.as_ref()).map(PathBuf::as_path)
+    }
+}
+
+/// A replicated block device with a filesystem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Volume {
+    /// Size in bytes, a multiple of 4096.
+    pub size_bytes: u64,
+    /// `ext4` or `xfs`.
+    pub filesystem: String,
+    /// Replication protocol.
+    pub protocol: Protocol,
+    /// Block devices instead of files.
+    pub backing: VolumeBacking,
+    /// Options for mount, comma separated; may be empty.
+    pub mount_options: String,
+    /// I/O that waits longer than this for a connected peer counts the peer as lost.
+    pub peer_timeout: Duration,
+    /// Upper bound of the resync rate, bytes per second; 0 = unbounded.
+    pub resync_rate: u64,
+}
+
+/// When a dependency counts as fulfilled, in Compose's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// Its container runs.
+    #[default]
+    ServiceStarted,
+    /// Its health check says healthy.
+    ServiceHealthy,
+    /// It ended with status 0.
+    ServiceCompletedSuccessfully,
+}
+
+/// Where a mount of a service comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MountSource {
+    /// A volume of the group, as a whole.
+    Volume {
+        /// The volume.
+        volume: VolumeName,
+    },
+    /// A path of the host.
+    Host(PathBuf),
+}
+
+/// One entry of a service's `volumes`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mount {
+    /// Where it comes from.
+    pub source: MountSource,
+    /// Where it is in the container, absolute.
+    pub target: PathBuf,
+    /// `ro`.
+    pub read_only: bool,
+}
+
+/// How a container is asked whether it is healthy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthTest {
+    /// `["NONE"]` or `disable: true`: no check, not even the image's.
+    Disabled,
+    /// Program and arguments.
+    Command(Vec<String>),
+    /// For the container's shell.
+    Shell(String),
+}
+
+/// A container's health check, in Compose's words and with its defaults.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Healthcheck {
+    /// The test; none = the image's own.
+    pub test: Option<HealthTest>,
+    /// Pause between tests.
+    pub interval: Duration,
+    /// Bound of one test.
+    pub timeout: Duration,
+    /// Failures in a row that make it unhealthy.
+    pub retries: u32,
+    /// Failures in this time after the start do not count.
+    pub start_period: Duration,
+}
+
+/// Resource limit of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Ulimit {
+    /// Soft limit; -1 = unlimited.
+    pub soft: i64,
+    /// Hard limit; -1 = unlimited.
+    pub hard: i64,
+}
+
+/// A container, in Compose's words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Service {
+    /// Image.
+    pub image: String,
+    /// Arguments; none = the image's.
+    pub command: Option<Vec<String>>,
+    /// Program; none = the image's.
+    pub entrypoint: Option<Vec<String>>,
+    /// Environment.
+    pub environment: BTreeMap<String, String>,
+    /// Mounts.
+    pub volumes: Vec<Mount>,
+    /// Other services of the group that must have reached a condition before this one starts.
+    pub depends_on: BTreeMap<String, Condition>,
+    /// Health check; none = the image's.
+    pub healthcheck: Option<Healthcheck>,
+    /// User.
+    pub user: Option<String>,
+    /// Working directory.
+    pub working_dir: Option<PathBuf>,
+    /// Capabilities added.
+    pub cap_add: Vec<String>,
+    /// Capabilities dropped.
+    pub cap_drop: Vec<String>,
+    /// Devices, `host[:container[:rwm]]`.
+    pub devices: Vec<String>,
+    /// Resource limits.
+    pub ulimits: BTreeMap<String, Ulimit>,
+    /// Paths that are a tmpfs, with options: `/run` or `/run:size=64m`.
+    pub tmpfs: Vec<String>,
+    /// Size of /dev/shm in bytes.
+    pub shm_size: Option<u64>,
+    /// Host name.
+    pub hostname: Option<String>,
+    /// Time between the stop signal and SIGKILL.
+    pub stop_grace_period: Duration,
+    /// Signal that asks it to stop.
+    pub stop_signal: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Run an init process as PID 1.
+    pub init: Option<bool>,
+    /// Root filesystem read-only.
+    pub read_only: bool,
+    /// Security options.
+    pub security_opt: Vec<String>,
+}
+
+/// What a check does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckProbe {
+    /// GET; good if the status is in the list, or 200 to 399 if it is empty.
+    Http {
+        /// The URL; `{address}` stands for the group's first address.
+        url: String,
+        /// Statuses that are good.
+        status: Vec<u16>,
+    },
+    /// Connect.
+    Tcp {
+        /// `host:port`; `{address}` stands for the group's first address.
+        address: String,
+    },
+    /// A command in a service's container; good if it ends with status 0.
+    Exec {
+        /// The service.
+        service: String,
+        /// Program and arguments.
+        command: Vec<String>,
+    },
+}
+
+/// A health check of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What to do.
+    pub probe: CheckProbe,
+    /// Pause between two.
+    pub interval: Duration,
+    /// Bound of one.
+    pub timeout: Duration,
+    /// Failures in a row that count as a failure of the group.
+    pub retries: u32,
+    /// The service that is restarted when it fails; none = all of the group's services.
+    pub service: Option<String>,
+}
+
+/// Whom to tell, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotifyTarget {
+    /// Electronic mail.
+    Mail {
+        /// Recipients.
+        to: Vec<String>,
+        /// `smtp://host:port`.
+        via: String,
+        /// Sender; none = `baton@<node>`.
+        from: Option<String>,
+    },
+    /// POST of the event as JSON.
+    Webhook {
+        /// The URL.
+        url: String,
+    },
+}

@@ -1,0 +1,256 @@
+//! The specification of DESIGN is read as meant, and a file full of errors yields the golden list of them.
+
+use super::*;
+use baton_replicator::types::{GroupName, NodeName, Protocol, VolumeName};
+use std::path::Path;
+use std::time::Duration;
+
+const GOOD: &str = include_str!("testdata/good.yaml");
+
+fn none(_: &str) -> Option<String> {
+    None
+}
+
+fn group(name: &str) -> GroupName {
+    GroupName::new(name).unwrap()
+}
+
+/// The good document with one thing changed; must have exactly the error.
+#[track_caller]
+fn broken(from: &str, to: &str, expected: &str) {
+    assert!(GOOD.contains(from), "the good document has no '{from}'");
+    let error = Spec::parse(&GOOD.replacen(from, to, 1), none).expect_err("must be refused").to_string();
+    assert!(error.contains(expected), "expected '{expected}' in:\n{error}");
+}
+
+#[test]
+fn the_good_document_is_read_as_meant() {
+    let spec = Spec::parse(GOOD, none).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(spec.cluster, "tholdi");
+    assert_eq!(spec.heartbeat.warntime, Duration::from_millis(500));
+    assert_eq!(spec.heartbeat.fencetime, Duration::from_millis(1120), "derived from deadtime");
+    let web1 = &spec.nodes[&NodeName::new("tho-web1").unwrap()];
+    assert_eq!(
+        web1.heartbeat,
+        ["192.168.0.5".parse::<std::net::IpAddr>().unwrap(), "9.0.0.1".parse().unwrap()]
+    );
+    let web = &spec.groups[&group("web")];
+    assert_eq!(web.prefer, [NodeName::new("tho-web1").unwrap()]);
+    assert_eq!(web.addresses[0].to_string(), "192.168.0.7/29");
+    assert_eq!(web.addresses[1].interface.as_deref(), Some("eth1"));
+    let store = &web.volumes[&VolumeName::new("webstore").unwrap()];
+    assert_eq!((store.size_bytes, store.protocol, store.filesystem.as_str()), (1 << 30, Protocol::C, "ext4"));
+    assert_eq!(store.mount_options, "noatime,commit=1");
+    let logs = &web.volumes[&VolumeName::new("logs").unwrap()];
+    assert_eq!(logs.backing.on(&NodeName::new("tho-web1").unwrap()), Some(Path::new("/dev/vg0/logs")));
+    assert_eq!(logs.backing.on(&NodeName::new("tho-web2").unwrap()), Some(Path::new("/dev/md1")));
+    let mysql = &web.services["mysql"];
+    assert_eq!(mysql.command.as_deref().unwrap(), ["mariadbd", "--sql-mode=A B", "--bind=0.0.0.0"]);
+    assert_eq!(mysql.environment["VERSION"], "1.10", "numbers keep their text");
+    assert_eq!(mysql.environment["PASSWORD"], "pa$word", "$$ is a dollar sign");
+    assert_eq!(mysql.environment["FROM_ANCHOR"], "yes");
+    let volume = VolumeName::new("webstore").unwrap();
+    assert_eq!(
+        mysql.volumes,
+        [
+            Mount {
+                source: MountSource::Volume { volume: volume.clone() },
+                target: "/var/lib/mysql".into(),
+                read_only: false
+            },
+            Mount {
+                source: MountSource::Host("/etc/my.cnf".into()),
+                target: "/etc/my.cnf".into(),
+                read_only: true
+            },
+        ]
+    );
+    assert_eq!(
+        mysql.healthcheck.as_ref().unwrap().test,
+        Some(HealthTest::Command(vec!["healthcheck.sh".into(), "--connect".into()]))
+    );
+    assert_eq!(mysql.ulimits["nofile"], Ulimit { soft: 1024, hard: 4096 });
+    assert_eq!(mysql.shm_size, Some(64 << 20));
+    let apache = &web.services["apache"];
+    assert_eq!(apache.depends_on["mysql"], Condition::ServiceHealthy);
+    assert_eq!(
+        apache.volumes[0],
+        Mount { source: MountSource::Volume { volume }, target: "/srv".into(), read_only: true }
+    );
+    assert_eq!(apache.environment["GREETING"], "hello world");
+    assert_eq!(apache.stop_grace_period, Duration::from_secs(5));
+    assert_eq!(web.checks.len(), 3);
+    assert_eq!(web.checks[2].service.as_deref(), Some("mysql"));
+    assert_eq!(web.after_power_loss, AfterPowerLoss::Start);
+    assert!(matches!(&spec.notify["operators"], NotifyTarget::Mail { to, .. } if to == &["sip@tholdi.com"]));
+    serde_json::to_string(&spec).expect("can be shown as JSON");
+}
+
+#[test]
+fn the_text_kept_reads_the_same_with_no_environment() {
+    let text = GOOD.replace("192.168.0.5,", "\"${NET:-192.168.0}.5\",").replace("pa$$word", "${PASSWORD}");
+    let env = |name: &str| (name == "PASSWORD").then(|| "pa$word".to_owned());
+    let spec = Spec::parse(&text, env).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(spec.groups[&group("web")].services["mysql"].environment["PASSWORD"], "pa$word");
+    assert_eq!(Spec::parse(&spec.text, none).unwrap(), spec);
+}
+
+#[test]
+fn all_errors_come_at_once_with_line_and_path() {
+    let errors = Spec::parse(include_str!("testdata/bad.yaml"), none).expect_err("is full of errors");
+    let text = format!("{}\n", errors.in_file("bad.yaml"));
+    assert_eq!(text, include_str!("testdata/bad.errors"), "got:\n{text}");
+}
+
+#[test]
+fn syntax_errors_name_the_line() {
+    let at = |text: &str| Spec::parse(text, none).expect_err("must be refused").errors[0].clone();
+    assert_eq!(at("cluster: a\nnodes: {b: [}\n").line, 2);
+    assert!(at("cluster: a\ncluster: b\n").message.contains("given twice, first in line 1"));
+    assert!(at("cluster: a\n---\ncluster: b\n").message.contains("second document"));
+    assert!(at("").message.contains("missing"));
+    assert!(at("- a\n- b\n").message.contains("must be a mapping"));
+    let unset = Spec::parse("cluster: ok\nnodes: ${NODES}\n", none).unwrap_err().to_string();
+    assert!(unset.contains("cluster.yaml:2: ${NODES} is not set"), "{unset}");
+}
+
+#[test]
+fn an_alias_bomb_is_refused() {
+    let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for i in 1..10 {
+        let before = i - 1;
+        text += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{before}"); 10].join(", "));
+    }
+    assert!(Spec::parse(&text, none).unwrap_err().to_string().contains("unfolds to more than"));
+}
+
+#[test]
+fn timers_that_do_not_fit_are_refused_with_the_numbers() {
+    broken(
+        "warntime: 500ms",
+        "warntime: 50ms",
+        "heartbeat.keepalive: keepalive (100 ms) must be shorter than warntime (50 ms)",
+    );
+    broken("deadtime: 1500ms", "deadtime: 1500ms, fencetime: 1200ms", "= 1600 ms");
+    broken("keepalive: 100ms", "keepalive: 100", "'100' is not a duration; write a number with a unit");
+}
+
+#[test]
+fn references_must_exist() {
+    broken(
+        "prefer: [tho-web1]",
+        "prefer: [tho-web3]",
+        "groups.web.prefer[0]: there is no node called tho-web3; there is tho-web1, tho-web2",
+    );
+    broken(
+        "- webstore:",
+        "- store:",
+        "groups.web.services.mysql.volumes[0]: there is no volume of this group called store",
+    );
+    broken("mysql: { condition: service_healthy }", "sql: {}", "no service of this group called sql");
+    broken("notify: [operators]", "notify: [nobody]", "no target under notify called nobody");
+    broken("service: mysql", "service: db", "no service of this group called db");
+}
+
+#[test]
+fn dependencies_must_not_go_in_a_circle() {
+    broken(
+        "user: mysql",
+        "depends_on: [apache]",
+        "groups.web.services.apache.depends_on: goes in a circle: apache → mysql → apache",
+    );
+}
+
+#[test]
+fn nothing_is_claimed_twice() {
+    broken("192.168.0.7/29", "192.168.0.5/29", "192.168.0.5 already belongs to nodes.tho-web1");
+    broken("address: 192.168.0.6", "address: 192.168.0.5", "192.168.0.5 is also the address of tho-web1");
+    broken("/etc/my.cnf:/etc/my.cnf:ro", "/etc/my.cnf:/var/lib/mysql", "is mounted twice in this service");
+}
+
+#[test]
+fn what_compose_knows_and_baton_must_not_do_is_explained() {
+    broken("user: mysql", "ports: [\"80:80\"]", "ports: services share their host's network");
+    broken("user: mysql", "privileged: true", "name what it needs under cap_add and devices");
+    broken("user: mysql", "environment2: {}", "environment2: unknown field; known here are");
+    broken("VERSION: 1.10", "VERSION:", "'VERSION' has no value");
+    broken("/etc/my.cnf:/etc", "./my.cnf:/etc", "is relative");
+    broken("- webstore:/var", "- webstore/mysql:/var", "mount the whole volume");
+    broken("read_only: true", "volume: { subpath: www }", "mount the whole volume");
+}
+
+#[test]
+fn units() {
+    for (text, ms) in [("100ms", 100), ("1.5s", 1500), ("1m30s", 90_000), ("2h", 7_200_000), ("0", 0)] {
+        assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
+    }
+    for text in ["", "5", "s", "-1s", "1 week", "1e3s", "99999999999999999999s"] {
+        assert!(parse_duration(text).is_err(), "{text}");
+    }
+    for (text, bytes) in
+        [("4096", 4096), ("1GiB", 1 << 30), ("64m", 64 << 20), ("0.5 GiB", 1 << 29), ("1b", 1)]
+    {
+        assert_eq!(parse_size(text), Ok(bytes), "{text}");
+    }
+    for text in ["", "GiB", "-1", "1XB", "99999999TiB", "1.0001KiB"] {
+        assert!(parse_size(text).is_err(), "{text}");
+    }
+    assert_eq!((format_size(1 << 30), format_size(4097)), ("1GiB".into(), "4097B".into()));
+    assert_eq!(format_duration(Duration::from_millis(1500)), "1s500ms");
+    for (text, good) in [
+        ("10.0.0.1/24", true),
+        ("fd00::1/64", true),
+        ("10.0.0.1", false),
+        ("10.0.0.1/33", false),
+        ("127.0.0.1/8", false),
+    ] {
+        assert_eq!(text.parse::<Cidr>().is_ok(), good, "{text}");
+    }
+    let cidr: Cidr = "10.0.1.130/25".parse().unwrap();
+    assert!(cidr.contains("10.0.1.255".parse().unwrap()) && !cidr.contains("10.0.1.127".parse().unwrap()));
+    let cidr: Cidr = "fd00::7/64".parse().unwrap();
+    assert!(cidr.contains("fd00::ffff".parse().unwrap()) && !cidr.contains("fd01::7".parse().unwrap()));
+}
+
+#[test]
+fn variables_are_replaced_as_in_compose() {
+    let env = |name: &str| match name {
+        "SET" => Some("value".to_owned()),
+        "EMPTY" => Some(String::new()),
+        "LINES" => Some("a\nb".to_owned()),
+        _ => None,
+    };
+    let run = |text: &str| {
+        let mut errors = Vec::new();
+        let out = interpolate::interpolate(text, &env, &mut errors);
+        if errors.is_empty() { out } else { format!("error: {}", errors[0].message) }
+    };
+    for (text, expected) in [
+        ("a ${SET} b", "a value b"),
+        ("$SET.x", "value.x"),
+        ("${UNSET:-d}", "d"),
+        ("${EMPTY:-d}", "d"),
+        ("${EMPTY-d}", ""),
+        ("${UNSET:-${SET}}", "value"),
+        ("$$SET 5$ ä$", "$$SET 5$ ä$"),
+        ("# ${UNSET} in a comment", "# ${UNSET} in a comment"),
+        ("${UNSET}", "error: ${UNSET} is not set; set it, or write ${UNSET:-default}"),
+        ("${UNSET:?say so}", "error: ${UNSET} is not set: say so"),
+        ("${SET", "error: '${SET' has no closing brace"),
+        ("${}", "error: '${}' does not name a variable; write $$ for a dollar sign"),
+        (
+            "${LINES}",
+            "error: the value of a variable here has more than one line; only single lines can be put in",
+        ),
+    ] {
+        assert_eq!(run(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn command_lines_are_split_like_a_shell_does() {
+    let words = |text| service::split_words(text).unwrap();
+    assert_eq!(words(r#"a 'b c' "d \"e\"" f\ g """#), ["a", "b c", "d \"e\"", "f g", ""]);
+    assert!(service::split_words("a 'b").is_err());
+    assert!(service::split_words("a\\").is_err());
+}
