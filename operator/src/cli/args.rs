@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// Look at and steer a Baton cluster.
 #[derive(Debug, Parser)]
-#[command(name = "baton", version, about, after_help = EXIT_HELP, max_term_width = 100)]
+#[command(name = "baton", version, after_help = EXIT_HELP, max_term_width = 100)]
 pub struct Cli {
     /// API addresses of agents, tried in order; the first that answers is used.
     #[arg(

@@ -7,7 +7,8 @@ use super::paint::{Paint, Tone};
 use super::status_page;
 use crate::status::ClusterStatus;
 use crossterm::event::{Event, KeyCode, KeyEventKind, KeyModifiers};
-use crossterm::{cursor, event, execute, terminal};
+use crossterm::terminal::ClearType;
+use crossterm::{cursor, event, execute, queue, style, terminal};
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -71,13 +72,18 @@ fn draw(page: &str, full_screen: bool, interval: Duration) -> io::Result<()> {
         writeln!(out, "{page}")?;
         return out.flush();
     }
-    let height = usize::from(terminal::size().map_or(24, |(_, rows)| rows)).max(2);
+    // Some terminals do not know their size and say 0.
+    let height = match terminal::size() {
+        Ok((_, rows)) if rows > 1 => usize::from(rows),
+        Ok(_) | Err(_) => 24,
+    };
     let lines: Vec<&str> = page.lines().collect();
-    execute!(out, cursor::MoveTo(0, 0), terminal::Clear(terminal::ClearType::All))?;
-    // Raw mode does not return the carriage by itself.
+    queue!(out, cursor::MoveTo(0, 0))?;
+    // Each line is overwritten in place, which does not flicker; raw mode does not return the carriage.
     for line in lines.iter().take(height - 1) {
-        write!(out, "{line}\r\n")?;
+        queue!(out, style::Print(line), terminal::Clear(ClearType::UntilNewLine), style::Print("\r\n"))?;
     }
+    queue!(out, terminal::Clear(ClearType::FromCursorDown))?;
     let more = match lines.len().saturating_sub(height - 1) {
         0 => String::new(),
         hidden => format!(", {hidden} more lines"),

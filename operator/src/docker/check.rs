@@ -12,10 +12,12 @@ const REASON_MAX: usize = 200;
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// `GET url` must answer 2xx or 3xx.
+    /// `GET url` must answer one of the statuses.
     Http {
         /// Plain HTTP.
         url: String,
+        /// Statuses that are good; 200 to 399 if empty.
+        status: Vec<u16>,
         /// Bound of the whole check.
         timeout: Duration,
     },
@@ -59,12 +61,12 @@ pub struct CheckError {
 /// [`CheckError`] with the reason, one line.
 pub async fn run_check(check: &Check) -> Result<(), CheckError> {
     let (target, timeout) = match check {
-        Check::Http { url, timeout } => (url, *timeout),
+        Check::Http { url, timeout, .. } => (url, *timeout),
         Check::Tcp { address, timeout } => (address, *timeout),
     };
     let run = async {
         match check {
-            Check::Http { url, .. } => http(url).await,
+            Check::Http { url, status, .. } => http(url, status).await,
             Check::Tcp { address, .. } => {
                 TcpStream::connect(address).await.map(drop).map_err(|e| e.to_string())
             }
@@ -80,7 +82,7 @@ pub async fn run_check(check: &Check) -> Result<(), CheckError> {
     })
 }
 
-async fn http(url: &str) -> Result<(), String> {
+async fn http(url: &str, good: &[u16]) -> Result<(), String> {
     let client = reqwest::Client::builder()
         .pool_max_idle_per_host(0)
         .no_proxy()
@@ -96,7 +98,11 @@ async fn http(url: &str) -> Result<(), String> {
         cause.to_string()
     })?;
     let status = response.status();
-    if status.is_success() || status.is_redirection() { Ok(()) } else { Err(format!("HTTP {status}")) }
+    let is_good = match good {
+        [] => status.is_success() || status.is_redirection(),
+        list => list.contains(&status.as_u16()),
+    };
+    if is_good { Ok(()) } else { Err(format!("HTTP {status}")) }
 }
 
 #[cfg(test)]
@@ -121,11 +127,22 @@ mod tests {
     #[tokio::test]
     async fn http_checks_judge_the_status() {
         let address = serve().await;
-        let check = |path: &str| Check::Http { url: format!("http://{address}{path}"), timeout: BOUND };
+        let check = |path: &str| Check::Http {
+            url: format!("http://{address}{path}"),
+            status: vec![],
+            timeout: BOUND,
+        };
         assert_eq!(run_check(&check("/ok")).await, Ok(()));
         assert_eq!(run_check(&check("/moved")).await, Ok(()));
         let broken = run_check(&check("/broken")).await.unwrap_err();
         assert!(broken.reason.contains("500"), "{broken}");
+        let only = |status: u16| Check::Http {
+            url: format!("http://{address}/broken"),
+            status: vec![status],
+            timeout: BOUND,
+        };
+        assert_eq!(run_check(&only(500)).await, Ok(()));
+        assert!(run_check(&only(200)).await.is_err());
     }
 
     #[tokio::test]
@@ -136,21 +153,23 @@ mod tests {
         };
         let tcp = run_check(&Check::Tcp { address: closed.clone(), timeout: BOUND }).await.unwrap_err();
         assert!(tcp.reason.contains("refused"), "{tcp}");
-        let http = Check::Http { url: format!("http://{closed}/"), timeout: BOUND };
+        let http = Check::Http { url: format!("http://{closed}/"), status: vec![], timeout: BOUND };
         assert!(run_check(&http).await.unwrap_err().reason.contains("refused"));
 
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = silent.local_addr().unwrap();
         let timeout = Duration::from_millis(80);
         assert_eq!(run_check(&Check::Tcp { address: address.to_string(), timeout }).await, Ok(()));
-        let error = run_check(&Check::Http { url: format!("http://{address}/"), timeout }).await.unwrap_err();
+        let error = run_check(&Check::Http { url: format!("http://{address}/"), status: vec![], timeout })
+            .await
+            .unwrap_err();
         assert_eq!(error.reason, "no answer within 80 ms");
     }
 
     #[test]
     fn the_address_is_filled_in() {
-        let check = Check::Http { url: "http://{address}/".into(), timeout: BOUND };
+        let check = Check::Http { url: "http://{address}/".into(), status: vec![], timeout: BOUND };
         let v6 = check.at("fd00::1".parse().unwrap());
-        assert_eq!(v6, Check::Http { url: "http://[fd00::1]/".into(), timeout: BOUND });
+        assert_eq!(v6, Check::Http { url: "http://[fd00::1]/".into(), status: vec![], timeout: BOUND });
     }
 }
