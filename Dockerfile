@@ -31,8 +31,9 @@ FROM base AS etcd
 RUN add-packages etcd-server etcd-client \
     && install -d -o etcd -g etcd -m 700 /var/lib/etcd
 USER etcd
+ENV ETCD_DATA_DIR=/var/lib/etcd
 EXPOSE 2379 2380
-CMD ["etcd", "--data-dir=/var/lib/etcd"]
+CMD ["etcd"]
 
 # --- Prometheus -------------------------------------------------------------------------------------------------------
 FROM base AS prometheus

@@ -40,7 +40,7 @@ status_json() {
 complete() {
     status_json | jq -e '
         all(.groups[]; .state == "serving" and (.in_sync | length) == 2
-            and all(.nodes[]; .disk == "up_to_date"))
+            and all(.nodes[]; .disk == "UpToDate"))
         and (.groups | length) > 0' > /dev/null \
         && curl -fsS -m 2 -o /dev/null "http://$VIP/?format=json" 2> /dev/null
 }

@@ -31,12 +31,14 @@ step() {
     set -e
     if [ "$status" -eq 0 ]; then
         printf '  %-54s %8s\n' "$name" "$(took "$begin")"
-    else
+        return
+    fi
+    {
         printf '  %-54s %8s\n\n' "$name: FAILED" "$(took "$begin")"
         tail -n 40 "$log" | sed 's/^/    /'
         printf '\nthe whole log: %s\n' "$log"
-        return "$status"
-    fi >&2
+    } >&2
+    return "$status"
 }
 
 # wait_for SECONDS COMMAND…: repeats the command until it succeeds.

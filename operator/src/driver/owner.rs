@@ -17,7 +17,7 @@ use crate::core::promises::{HeartbeatCore, PeerFacts};
 use crate::core::runtime::{Container, RunEvent, Step};
 use crate::core::timing::Timers;
 use crate::docker::Wake;
-use crate::etcd::{Etcd, LeaseState};
+use crate::etcd::{Etcd, LeaseEvent, Watch};
 use crate::heartbeat::{LinkCounters, SharedCore, clock};
 use crate::replica::Followed;
 use crate::spec::Spec;
@@ -86,7 +86,7 @@ pub(super) struct Owner {
     pub(super) configuring: BTreeSet<VolumeName>,
     pub(super) configure_at: BTreeMap<VolumeName, Instant>,
     pub(super) configure_errors: BTreeMap<VolumeName, String>,
-    pub(super) lease: LeaseState,
+    pub(super) lease: Lease,
     pub(super) published: Instant,
 }
 
@@ -95,8 +95,36 @@ pub(super) struct Ears {
     pub(super) back: mpsc::Receiver<Back>,
     pub(super) replicas: Followed,
     pub(super) engine: mpsc::Receiver<Wake>,
-    pub(super) etcd: mpsc::Receiver<()>,
-    pub(super) lease: watch::Receiver<LeaseState>,
+    pub(super) etcd: Watch,
+    pub(super) lease: mpsc::Receiver<LeaseEvent>,
+}
+
+/// The node's lease as last heard.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lease {
+    reachable: bool,
+    id: i64,
+    sent: Option<Instant>,
+    granted: Duration,
+    error: Option<String>,
+}
+
+impl Lease {
+    fn on(&mut self, event: LeaseEvent) {
+        match event {
+            LeaseEvent::Granted { lease, sent, ttl } | LeaseEvent::Renewed { lease, sent, ttl } => {
+                *self = Self { reachable: true, id: lease, sent: Some(sent), granted: ttl, error: None };
+            }
+            LeaseEvent::Late { error, .. } => {
+                self.reachable = false;
+                self.error = Some(error);
+            }
+            LeaseEvent::Lost { .. } => {
+                self.id = 0;
+                self.sent = None;
+            }
+        }
+    }
 }
 
 enum Work {
@@ -126,11 +154,8 @@ impl Owner {
                     self.replicas(status.as_deref()).await;
                 }
                 Some(wake) = ears.engine.recv() => self.engine_woke(&wake),
-                Some(()) = ears.etcd.recv() => self.all(|| Event::Changed).await,
-                Ok(()) = ears.lease.changed() => {
-                    self.lease = ears.lease.borrow_and_update().clone();
-                    self.tick().await;
-                }
+                () = ears.etcd.changed() => self.all(|| Event::Changed).await,
+                Some(event) = ears.lease.recv() => self.lease.on(event),
             }
             if let Some(deadline) = leaving {
                 let covered = self.units.values().all(|u| u.core.restart_covered());
@@ -378,7 +403,7 @@ impl Owner {
     }
 
     fn runtime(&mut self, group: &GroupName, event: RunEvent, queue: &mut VecDeque<Work>) {
-        let link_down = self.executor.keeper.own_link().is_some_and(|l| !l.up);
+        let link_down = self.executor.keeper.own_link().is_some_and(|l| !l.carrier);
         let Some(unit) = self.units.get_mut(group) else { return };
         let todo = unit.runtime.handle(event, clock::now());
         let mut report = unit.runtime.report();
@@ -429,11 +454,14 @@ impl Owner {
                     let written = etcd.write_fence(&name).await.is_ok();
                     let _ = back.send(Back::Group(name, Event::Fence(id, written))).await;
                 })),
-                Action::Txn(txn) => drop(tokio::spawn(async move {
-                    let outcome = etcd.transact(&name, &txn).await;
-                    tracing::debug!(group = %name, kind = ?txn.kind, ?outcome, "transaction");
-                    let _ = back.send(Back::Group(name, Event::Txn(txn.id, outcome))).await;
-                })),
+                Action::Txn(txn) => {
+                    let lease = self.lease.id;
+                    drop(tokio::spawn(async move {
+                        let outcome = etcd.transact(&name, &txn, lease).await;
+                        tracing::debug!(group = %name, kind = ?txn.kind, ?outcome, "transaction");
+                        let _ = back.send(Back::Group(name, Event::Txn(txn.id, outcome))).await;
+                    }));
+                }
                 Action::SetVolume(volume, desired) => {
                     let replica = self.executor.replica.clone();
                     drop(tokio::spawn(async move {

@@ -95,3 +95,57 @@ fn checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u16 {
     }
     !(sum as u16)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::{ArpOperation, Icmpv6Type, LinkSlice, NetSlice, SlicedPacket, TransportSlice};
+
+    const MAC: Mac = [0x02, 0x42, 0x0a, 0x4d, 0x00, 0x0b];
+
+    fn ends(packet: &SlicedPacket<'_>) -> (Mac, Mac) {
+        match &packet.link {
+            Some(LinkSlice::Ethernet2(e)) => (e.source(), e.destination()),
+            other => panic!("no Ethernet header: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn both_forms_of_gratuitous_arp() {
+        let address: Ipv4Addr = "10.77.0.100".parse().expect("address");
+        let frames = announcement(MAC, address.into());
+        let expected = [(ArpOperation::REQUEST, [0; 6]), (ArpOperation::REPLY, [0xff; 6])];
+        assert_eq!(frames.len(), expected.len());
+        for (frame, (operation, target)) in frames.iter().zip(expected) {
+            assert_eq!(frame.len(), FRAME_MIN);
+            let packet = SlicedPacket::from_ethernet(frame).expect("frame");
+            assert_eq!(ends(&packet), (MAC, [0xff; 6]));
+            let Some(NetSlice::Arp(arp)) = packet.net else { panic!("no ARP: {packet:?}") };
+            assert_eq!(arp.operation(), operation);
+            assert_eq!((arp.sender_hw_addr(), arp.sender_protocol_addr()), (&MAC[..], &address.octets()[..]));
+            assert_eq!(
+                (arp.target_hw_addr(), arp.target_protocol_addr()),
+                (&target[..], &address.octets()[..])
+            );
+        }
+    }
+
+    #[test]
+    fn unsolicited_neighbour_advertisement() {
+        let address: Ipv6Addr = "fd00:77::ffff:8000:100".parse().expect("address");
+        let frames = announcement(MAC, address.into());
+        assert_eq!(frames.len(), 1);
+        let packet = SlicedPacket::from_ethernet(&frames[0]).expect("frame");
+        assert_eq!(ends(&packet), (MAC, ALL_NODES));
+        let Some(NetSlice::Ipv6(ip)) = &packet.net else { panic!("no IPv6: {packet:?}") };
+        let header = ip.header();
+        assert_eq!((header.source_addr(), header.hop_limit()), (address, 255));
+        let Some(TransportSlice::Icmpv6(icmp)) = &packet.transport else { panic!("no ICMPv6: {packet:?}") };
+        assert!(icmp.is_checksum_valid(header.source(), header.destination()));
+        let Icmpv6Type::NeighborAdvertisement(flags) = icmp.icmp_type() else {
+            panic!("{:?}", icmp.icmp_type())
+        };
+        assert!(flags.r#override && !flags.solicited && !flags.router);
+        assert_eq!(icmp.payload(), [&address.octets()[..], &[2, 1], &MAC].concat());
+    }
+}

@@ -56,13 +56,13 @@ impl Monitor {
 
 /// Added addresses do not matter: every extension of a lifetime is reported as one.
 fn matters(report: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
-    match &report.payload {
-        NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::DelAddress(_)
-            | RouteNetlinkMessage::NewLink(_)
-            | RouteNetlinkMessage::DelLink(_),
-        ) => true,
-        NetlinkPayload::Overrun(_) => true,
-        _ => false,
-    }
+    matches!(
+        &report.payload,
+        NetlinkPayload::Overrun(_)
+            | NetlinkPayload::InnerMessage(
+                RouteNetlinkMessage::DelAddress(_)
+                    | RouteNetlinkMessage::NewLink(_)
+                    | RouteNetlinkMessage::DelLink(_)
+            )
+    )
 }

@@ -71,7 +71,7 @@ fn try_attach(shared: &Arc<Shared>, config: &VolumeConfig) -> Result<(), Problem
         setup.attach(&content, clock::now()).map_err(|e| failed(format!("metadata {meta_path}: {e}")))?;
     drop(content);
     let entry = Entry {
-        status: engine.status(clock::now()),
+        status: engine.status(),
         config: config.clone(),
         owner: Some(to_self.clone()),
         device: None,

@@ -241,7 +241,7 @@ impl Owner {
             Action::Probe(bytes) => return Some(Event::Probed(found(&bytes))),
             Action::Done { token, result } => {
                 if let Some(waiter) = self.waiters.remove(&token) {
-                    let status = self.engine.status(clock::now());
+                    let status = self.engine.status();
                     self.publish();
                     let _ = waiter.send(result.map(|()| status));
                 }
@@ -308,7 +308,7 @@ impl Owner {
 
     fn publish(&mut self) {
         let changed = std::mem::take(&mut self.changed);
-        self.shared.publish(self.engine.status(clock::now()), changed);
+        self.shared.publish(self.engine.status(), changed);
     }
 }
 

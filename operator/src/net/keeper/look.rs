@@ -32,7 +32,8 @@ impl Keeper {
         self.look_error.is_none()
     }
 
-    /// Reports the carrier of the node's own interface and of those that hold addresses, when it changes.
+    /// Reports the carrier of the node's own interface and of those that hold addresses, when it changes. Where
+    /// it came back, a new burst of announcements is due: the cable may be in another switch.
     fn watch_carriers(&mut self) {
         let own = interface::own_link(self.setup.own_address, &self.addresses, &self.links);
         if let Some(own) = own {
@@ -45,6 +46,13 @@ impl Keeper {
         for (interface, carrier) in &carriers {
             if self.carriers.get(interface).is_some_and(|before| before != carrier) {
                 self.tell(KeeperEvent::Link(LinkState { interface: interface.clone(), carrier: *carrier }));
+                let now = self.now();
+                let slots = self.held.values_mut().flat_map(|h| &mut h.slots);
+                for slot in
+                    slots.filter(|s| *carrier && s.place.as_ref().is_some_and(|p| p.link.name == *interface))
+                {
+                    (slot.up_since, slot.announced) = (now, 0);
+                }
             }
         }
         self.carriers = carriers;

@@ -165,8 +165,8 @@ enum Command {
 pub struct AddressKeeper {
     shared: Arc<Shared>,
     commands: Option<mpsc::Sender<Command>>,
-    /// Disconnects when the thread has ended.
-    ended: std::sync::mpsc::Receiver<()>,
+    /// Disconnects when the thread has ended. In a mutex so that the handle can be shared between threads.
+    ended: Mutex<std::sync::mpsc::Receiver<()>>,
 }
 
 impl AddressKeeper {
@@ -201,7 +201,7 @@ impl AddressKeeper {
             })
             .map_err(|e| NetError::refused("start the address thread", e))?;
         match outcome.recv_timeout(START_TIMEOUT) {
-            Ok(Ok(())) => Ok(Self { shared, commands: Some(commands), ended }),
+            Ok(Ok(())) => Ok(Self { shared, commands: Some(commands), ended: Mutex::new(ended) }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(NetError::Timeout {
                 what: "open the netlink sockets".into(),
@@ -308,7 +308,7 @@ impl Drop for AddressKeeper {
     fn drop(&mut self) {
         self.commands = None;
         // An error is the answer: nobody ever sends, the thread drops its end when it is done.
-        let _ = self.ended.recv_timeout(STOP_TIMEOUT);
+        let _ = lock(&self.ended).recv_timeout(STOP_TIMEOUT);
     }
 }
 

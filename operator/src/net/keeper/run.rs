@@ -319,7 +319,9 @@ impl Keeper {
             slot.announced = slot.announced.saturating_add(1);
         }
         let Some(place) = &slot.place else { return };
-        let Some(mac) = place.link.mac else { return };
+        // As last listed: it may have changed since the address came up. Interfaces without one need no ARP.
+        let link = self.links.iter().find(|l| l.index == place.link.index);
+        let Some(mac) = link.and_then(|l| l.mac) else { return };
         match self.announcer.announce(place.link.index, mac, slot.address) {
             Ok(()) => slot.error = None,
             Err(error) => self.failed(slot, error),

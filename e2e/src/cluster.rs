@@ -1,0 +1,201 @@
+//! The cluster under test: asking it, waiting for it, commanding it, and making it whole again.
+
+use crate::config::{API_PORT, Config, GROUP};
+use crate::docker::{self, Role};
+use crate::faults;
+use crate::http;
+use crate::shell::{self, Output};
+use crate::status::{Status, View};
+use anyhow::{Context, Result, bail};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// Longest wait for an agent's answer. It answers from memory, so this is reached only by one that hangs.
+const ASK: Duration = Duration::from_millis(800);
+/// Between two looks of a wait; a look costs two requests.
+const LOOK: Duration = Duration::from_millis(50);
+/// Bound of "the cluster is whole again": a power-on, initdead (10 s), a full resync of the demo volume and the
+/// start of the services, several times over.
+pub const WHOLE: Duration = Duration::from_secs(90);
+
+/// The cluster under test.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Its names and addresses.
+    pub config: Config,
+}
+
+impl Cluster {
+    /// Where a host's agent answers.
+    #[must_use]
+    pub fn api(&self, host: &str) -> SocketAddr {
+        (self.config.host(host).address, API_PORT).into()
+    }
+
+    /// `GET` on a host's agent.
+    ///
+    /// # Errors
+    /// If it does not answer in time.
+    pub fn ask(&self, host: &str, path: &str) -> Result<http::Answer> {
+        http::get(self.api(host), path, ASK, ASK).with_context(|| format!("GET {path} at {host}"))
+    }
+
+    /// One agent's snapshot.
+    ///
+    /// # Errors
+    /// If it does not answer 200 with JSON in time.
+    pub fn status(&self, host: &str) -> Result<Status> {
+        let answer = self.ask(host, "/v1/status")?;
+        if answer.status != 200 {
+            bail!("/v1/status at {host} answered {}: {}", answer.status, answer.text());
+        }
+        Ok(Status(serde_json::from_slice(&answer.body).with_context(|| format!("status of {host}"))?))
+    }
+
+    /// All agents' snapshots, asked at the same time.
+    #[must_use]
+    pub fn view(&self) -> View {
+        std::thread::scope(|scope| {
+            let asked: Vec<_> =
+                self.config.hosts.iter().map(|h| (h, scope.spawn(|| self.status(&h.name).ok()))).collect();
+            View { of: asked.into_iter().map(|(h, t)| (h.name.clone(), t.join().ok().flatten())).collect() }
+        })
+    }
+
+    /// Waits until `look` is content with what the agents say and returns what it made of it.
+    ///
+    /// # Panics
+    /// If it is not content in time: with what was missing and the last snapshots.
+    pub fn wait_for<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut look: impl FnMut(&View) -> Result<T, String>,
+    ) -> T {
+        let end = Instant::now() + limit;
+        loop {
+            let view = self.view();
+            match look(&view) {
+                Ok(found) => return found,
+                Err(missing) if Instant::now() >= end => {
+                    panic!("after {limit:?} still not: {what}. {missing}\n{}", view.print())
+                }
+                Err(_) => std::thread::sleep(LOOK),
+            }
+        }
+    }
+
+    /// Waits until the cluster is healthy and the page and the database answer; returns the leader.
+    ///
+    /// # Panics
+    /// As [`Cluster::wait_for`].
+    #[must_use]
+    pub fn wait_healthy(&self, limit: Duration) -> String {
+        self.wait_for("a healthy cluster", limit, |view| {
+            let leader = view.healthy()?;
+            let page = http::get(self.config.at_vip(80), &self.config.probe_path, ASK, ASK);
+            let page = page.map_err(|e| format!("the page at the VIP: {e}"))?;
+            if page.status != 200 || page.header("x-served-by") != Some(leader) {
+                return Err(format!(
+                    "the page answers {} from {:?}",
+                    page.status,
+                    page.header("x-served-by")
+                ));
+            }
+            let database = std::net::TcpStream::connect_timeout(&self.config.at_vip(3306), ASK);
+            database.map_err(|e| format!("MariaDB at the VIP: {e}"))?;
+            Ok(leader.to_owned())
+        })
+    }
+
+    /// Runs the CLI beside a host's agent.
+    ///
+    /// # Errors
+    /// If the host has no agent container or the command hangs.
+    pub fn baton_at(&self, host: &str, args: &[&str]) -> Result<Output> {
+        let agent = docker::part(&self.config, host, Role::Agent)?;
+        let argv: Vec<_> =
+            ["docker", "exec", &agent.name, "baton"].into_iter().chain(args.iter().copied()).collect();
+        shell::try_run(shell::LONG, &argv)
+    }
+
+    /// Runs a CLI command that must succeed, at whichever host is up.
+    ///
+    /// # Errors
+    /// What the last host that was tried said.
+    pub fn baton(&self, args: &[&str]) -> Result<String> {
+        let mut refused = String::from("no host has a running agent");
+        for host in &self.config.hosts {
+            match self.baton_at(&host.name, args) {
+                Ok(output) if output.code == Some(0) => return Ok(output.text()),
+                Ok(output) => refused = output.text(),
+                Err(error) => refused = format!("{error:#}"),
+            }
+        }
+        bail!("'baton {}': {}", args.join(" "), refused.trim())
+    }
+
+    /// Sets a node's mode by the command an operator would type.
+    ///
+    /// # Panics
+    /// If it is refused everywhere.
+    pub fn mode(&self, host: &str, mode: &str) {
+        self.baton(&[mode, host]).unwrap_or_else(|e| panic!("{e:#}"));
+    }
+
+    /// Asks for the group to move to `host`.
+    ///
+    /// # Panics
+    /// If it is refused everywhere.
+    pub fn move_to(&self, host: &str) {
+        self.baton(&["move", GROUP, host]).unwrap_or_else(|e| panic!("{e:#}"));
+    }
+
+    /// Undoes every fault this suite knows, starts what does not run, and waits for health. Returns the leader.
+    ///
+    /// # Panics
+    /// As [`Cluster::heal_within`], with [`WHOLE`].
+    #[must_use]
+    pub fn heal(&self) -> String {
+        self.heal_within(WHOLE)
+    }
+
+    /// As [`Cluster::heal`], with another bound for becoming healthy.
+    ///
+    /// # Panics
+    /// If there is no such cluster, or it does not become healthy in time.
+    #[must_use]
+    pub fn heal_within(&self, limit: Duration) -> String {
+        self.mend().unwrap_or_else(|e| panic!("cannot undo the faults: {e:#}"));
+        let asleep = |view: &View| {
+            let off = |h: &&String| view.of(h).is_ok_and(|s| s.node(h)["mode"] != "online");
+            view.of.keys().find(off).cloned()
+        };
+        while let Some(host) = asleep(&self.view()) {
+            self.mode(&host, "online");
+            self.wait_for("mode online", Duration::from_secs(10), |v| {
+                if v.of(&host)?.node(&host)["mode"] == "online" {
+                    Ok(())
+                } else {
+                    Err(format!("{host} is not"))
+                }
+            });
+        }
+        self.wait_healthy(limit)
+    }
+
+    fn mend(&self) -> Result<()> {
+        let all = docker::containers(&self.config)?;
+        if !all.iter().any(|c| c.role == Role::Agent) {
+            bail!("project {} has no agents: bring the cluster up with 'make test'", self.config.project);
+        }
+        faults::thaw(&all.iter().filter(|c| c.running).cloned().collect::<Vec<_>>())?;
+        let down = all.into_iter().filter(|c| c.role == Role::Etcd && c.host.is_none() && !c.running);
+        docker::all(&["start"], &down.collect::<Vec<_>>())?;
+        for host in &self.config.hosts {
+            faults::power_on(self, &host.name)?;
+            faults::mend_links(self, &host.name)?;
+        }
+        Ok(())
+    }
+}

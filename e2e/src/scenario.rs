@@ -1,0 +1,205 @@
+//! The frame of a scenario: one at a time, from a healthy cluster to a healthy cluster, with its figures kept.
+//!
+//! Without `BATON_E2E` a scenario prints that it is skipped and ends, so that `cargo test` works anywhere;
+//! `make test` sets it, and then a missing cluster is an error. A missed time bound fails the scenario at its end,
+//! after everything was measured; lost data fails it at once.
+
+use crate::cluster::{Cluster, WHOLE};
+use crate::config::{Config, output_dir};
+use crate::docker;
+use crate::journal::Journal;
+use crate::netns::Netns;
+use crate::prober::{CADENCE, Prober};
+use crate::report;
+use crate::writer::{self, Writer};
+use std::cell::RefCell;
+use std::fs::File;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// "No gap": ten missed probes in a row. What a healthy cluster on a busy two-core machine shows is below half.
+pub const NO_GAP: Duration = Duration::from_millis(100);
+
+/// A running scenario.
+#[derive(Debug)]
+pub struct Scenario {
+    cluster: Cluster,
+    name: &'static str,
+    missed: RefCell<Vec<String>>,
+}
+
+/// Runs a scenario against the cluster, or skips it if there is to be none.
+///
+/// # Panics
+/// If the scenario does, missed a bound, or left a cluster that does not become healthy.
+pub fn scenario(name: &'static str, body: impl FnOnce(&Scenario, &str)) {
+    if std::env::var_os("BATON_E2E").is_none() {
+        println!("skipped: '{name}' needs the cluster of 'make test'");
+        return;
+    }
+    // One cluster, one scenario: held until this function ends, whatever test threads and processes there are.
+    let lock = File::create(std::env::temp_dir().join("baton-e2e.lock")).and_then(|f| f.lock().map(|()| f));
+    let _lock = lock.unwrap_or_else(|e| panic!("lock of the suite: {e}"));
+    println!("=== {name}");
+    let begin = Instant::now();
+    let this = Scenario { cluster: Cluster { config: Config::from_env() }, name, missed: RefCell::default() };
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let leader = heal(&this.cluster);
+        body(&this, &leader);
+        let _ = heal(&this.cluster);
+    }));
+    let took = begin.elapsed().as_secs_f64();
+    report::row(name, "whole scenario", &format!("{took:.1} s"), "", result.is_ok());
+    if let Err(panic) = result {
+        this.diagnose();
+        resume_unwind(panic);
+    }
+    let missed = this.missed.take();
+    assert!(missed.is_empty(), "{name} missed its bounds: {}", missed.join("; "));
+}
+
+/// Set when the cluster did not become healthy: what follows need not wait as long for the same.
+static BROKEN: AtomicBool = AtomicBool::new(false);
+/// Patience with a cluster that was broken before.
+const IMPATIENT: Duration = Duration::from_secs(20);
+
+fn heal(cluster: &Cluster) -> String {
+    let limit = if BROKEN.swap(true, Ordering::Relaxed) { IMPATIENT } else { WHOLE };
+    let leader = cluster.heal_within(limit);
+    BROKEN.store(false, Ordering::Relaxed);
+    leader
+}
+
+impl Deref for Scenario {
+    type Target = Cluster;
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl Scenario {
+    /// Starts a prober at the VIP.
+    #[must_use]
+    pub fn prober(&self) -> Prober {
+        Prober::start(self.config.at_vip(80), &self.config.probe_path, CADENCE, None)
+    }
+
+    /// Starts a prober of the page with the table: it asks the database too, and costs more, so it asks less often.
+    #[must_use]
+    pub fn page_prober(&self) -> Prober {
+        Prober::start(self.config.at_vip(80), "/", Duration::from_millis(50), None)
+    }
+
+    /// Starts a prober at the VIP that sits on a host.
+    #[must_use]
+    pub fn prober_inside(&self, namespace: &Netns) -> Prober {
+        Prober::start(self.config.at_vip(80), &self.config.probe_path, CADENCE, Some(namespace))
+    }
+
+    /// Starts a writer at the VIP and waits for its first acknowledged row.
+    ///
+    /// # Panics
+    /// If there is none within 10 s.
+    #[must_use]
+    pub fn writer(&self, name: &str, namespace: Option<&Netns>) -> Writer {
+        let begin = Instant::now();
+        let writer = Writer::start(self, name, namespace.cloned()).unwrap_or_else(|e| panic!("{e:#}"));
+        writer.wait_ack(begin, Duration::from_secs(10));
+        writer
+    }
+
+    /// A host's network namespace.
+    ///
+    /// # Panics
+    /// If the host is off.
+    #[must_use]
+    pub fn namespace(&self, host: &str) -> Netns {
+        Netns::of(self, host).unwrap_or_else(|e| panic!("{e:#}"))
+    }
+
+    /// Every acknowledged row of a stopped writer is there exactly once, and none that was never attempted.
+    ///
+    /// # Panics
+    /// If not.
+    pub fn audit(&self, journal: &Journal) {
+        let verdict = writer::audit(self, journal).unwrap_or_else(|e| panic!("{e:#}"));
+        let measured = format!(
+            "{} of {} acknowledged, {} lost",
+            verdict.acknowledged,
+            journal.attempted(),
+            verdict.lost.len()
+        );
+        report::row(self.name, &format!("rows of {}", journal.run), &measured, "0 lost", verdict.sound());
+        assert!(verdict.sound(), "the database does not agree with the writer {}: {verdict:?}", journal.run);
+        assert!(
+            verdict.acknowledged > 0,
+            "the writer {} proves nothing: no row was acknowledged",
+            journal.run
+        );
+    }
+
+    /// A duration with its bound; a miss fails the scenario at its end.
+    pub fn at_most(&self, what: &str, measured: Duration, bound: Duration) {
+        let ok = measured <= bound;
+        report::row(self.name, what, &report::ms(measured), &format!("at most {}", report::ms(bound)), ok);
+        if !ok {
+            self.missed.borrow_mut().push(format!(
+                "{what}: {} > {}",
+                report::ms(measured),
+                report::ms(bound)
+            ));
+        }
+    }
+
+    /// A figure without a bound.
+    pub fn tell(&self, what: &str, measured: impl std::fmt::Display) {
+        report::row(self.name, what, &measured.to_string(), "", true);
+    }
+
+    /// A condition that is not a duration; a miss fails the scenario at its end.
+    pub fn expect(&self, what: &str, ok: bool, measured: impl std::fmt::Display) {
+        report::row(self.name, what, &measured.to_string(), "required", ok);
+        if !ok {
+            self.missed.borrow_mut().push(format!("{what}: {measured}"));
+        }
+    }
+
+    /// Leader and epoch as every agent that answers says.
+    ///
+    /// # Panics
+    /// If the leader's own agent does not answer within 10 s.
+    #[must_use]
+    pub fn epoch_of(&self, leader: &str) -> u64 {
+        self.wait_for("the leader's own epoch", Duration::from_secs(10), |view| {
+            let own = view.of(leader)?;
+            if own.leader() == Some(leader) {
+                Ok(own.epoch())
+            } else {
+                Err(format!("{leader} does not lead"))
+            }
+        })
+    }
+
+    /// Leaves what is known about a failure in `target/e2e/<name>.log` and says so.
+    fn diagnose(&self) {
+        let mut text = self.view().print();
+        for container in docker::containers(&self.config).unwrap_or_default() {
+            let c = &container;
+            text += &format!(
+                "--- {} ({:?}, running: {}) ---\n{}\n",
+                c.name,
+                c.role,
+                c.running,
+                docker::log_tail(&c.id, 300)
+            );
+        }
+        let path = output_dir().join("e2e").join(format!("{}.log", self.name.replace(' ', "-")));
+        let _ = std::fs::create_dir_all(output_dir().join("e2e"));
+        match std::fs::write(&path, text) {
+            Ok(()) => println!("    statuses and logs of all containers: {}", path.display()),
+            Err(error) => println!("    could not write {}: {error}", path.display()),
+        }
+    }
+}

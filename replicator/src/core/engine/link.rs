@@ -1,0 +1,454 @@
+//! The primary's part of a session: greeting, handshake, what is in flight, losing the peer.
+//!
+//! `required` is never shrunk here: a lost member freezes acknowledgements until it is back or the agent takes
+//! it out.
+
+use super::journal::{After, Transaction};
+use super::peer::{Link, Sent};
+use super::{Action, Engine, SessionId};
+use crate::core::frame::{Frame, Greeting, Message, Refused, Sync};
+use crate::core::handshake::{Identity, Refusal, Verdict, decide};
+use crate::core::meta::BLOCK_BYTES;
+use crate::core::range::Range;
+use crate::types::{DiskState, EpochRelation, Generation, Instant, NodeName, Role};
+use std::time::Duration;
+
+/// A handshake or the end of a resync that takes longer is begun anew: a flush of a slow disk fits in.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Engine {
+    fn peer_timeout(&self) -> Duration {
+        Duration::from_millis(self.config.peer_timeout_ms.max(100))
+    }
+
+    /// Asks for a session to a peer to be kept, or not, if that changes.
+    pub(super) fn dial(&mut self, peer: usize, wanted: bool) {
+        let configured = self.config.peers.iter().any(|c| c.node == self.peers[peer].node);
+        let wanted = wanted && configured;
+        if self.peers[peer].dialed != wanted {
+            self.peers[peer].dialed = wanted;
+            let peer = self.peers[peer].node.clone();
+            self.out.push(Action::Dial { peer, wanted });
+        }
+    }
+
+    /// A primary that may still lead keeps a session to everyone it is not at odds with.
+    pub(super) fn dial_all(&mut self) {
+        let leads = self.role == Role::Primary && self.deposed.is_none() && !self.stopping;
+        for peer in 0..self.peers.len() {
+            let at_odds = self.peers[peer].link == Link::StandAlone;
+            self.dial(peer, leads && !at_odds && self.disk != DiskState::Failed);
+        }
+    }
+
+    pub(super) fn dial_failed(&mut self, node: &NodeName, reason: String) {
+        if let Some(peer) = self.peer_index(node)
+            && self.peers[peer].session.is_none()
+        {
+            self.peers[peer].reason = Some(reason);
+        }
+    }
+
+    pub(super) fn session_opened(&mut self, session: SessionId, node: &NodeName) {
+        let Some(peer) = self.peer_index(node) else {
+            self.close(session, "not a peer of this volume");
+            return;
+        };
+        self.sessions.insert(session, peer);
+        if self.role != Role::Primary {
+            return; // It says Hello, or it is of no use and will time out.
+        }
+        let unborn = self.superblock.generation == Generation(0);
+        if self.deposed.is_some() || self.stopping || unborn || self.disk == DiskState::Failed {
+            self.close(session, "this replica cannot serve (yet)");
+            return;
+        }
+        if self.peers[peer].session.is_some() {
+            self.lose_peer(peer, Link::Down, "a new session took its place");
+        }
+        let ours = self.identity_towards(peer);
+        let now = self.now;
+        let p = &mut self.peers[peer];
+        p.session = Some(session);
+        p.ours = ours.clone();
+        (p.last_heard, p.last_sent) = (now, now);
+        self.set_link(peer, Link::Greeting, Some("waiting for its greeting".into()));
+        let greeting = self.greeting(peer, ours);
+        self.send(session, Message::Hello(greeting));
+    }
+
+    pub(super) fn identity_towards(&self, peer: usize) -> Identity {
+        let sb = &self.superblock;
+        let slot = sb.peers[self.peers[peer].slot].as_ref();
+        Identity {
+            generation: sb.generation,
+            pending: sb.pending,
+            history: sb.history.clone(),
+            base: slot.map_or(Generation(0), |s| s.base),
+            tracking: slot.is_some_and(|s| s.tracking),
+            inconsistent: sb.inconsistent,
+            partial: sb.partial,
+        }
+    }
+
+    pub(super) fn greeting(&self, peer: usize, identity: Identity) -> Greeting {
+        Greeting {
+            from: self.node.clone(),
+            to: self.peers[peer].node.clone(),
+            volume: self.superblock.volume.clone(),
+            size: self.superblock.size,
+            boot: self.superblock.boot,
+            incarnation: self.incarnation,
+            identity,
+            members: self.member_names(),
+        }
+    }
+
+    /// This node and the required ones.
+    pub(super) fn member_names(&self) -> Vec<NodeName> {
+        std::iter::once(self.node.clone()).chain(self.required.iter().map(|m| m.node.clone())).collect()
+    }
+
+    pub(super) fn set_link(&mut self, peer: usize, link: Link, reason: Option<String>) {
+        let now = self.now;
+        let p = &mut self.peers[peer];
+        (p.link, p.reason, p.since) = (link, reason, now);
+    }
+
+    /// A frame of any session.
+    pub(super) fn frame(&mut self, session: SessionId, frame: Frame) {
+        let Some(peer) = self.sessions.get(&session).copied() else { return };
+        self.peers[peer].last_heard = self.now;
+        let good = match frame.message {
+            Message::Ping => {
+                self.send(session, Message::Pong);
+                true
+            }
+            Message::Pong => true,
+            Message::Hello(greeting) => self.hello(session, peer, frame.epoch, greeting),
+            message if self.peers[peer].session == Some(session) => {
+                self.from_secondary(peer, session, frame.epoch, message)
+            }
+            message if self.upstream.as_ref().is_some_and(|u| u.session == session) => {
+                frame.epoch == self.superblock.epoch && self.from_primary(session, message)
+            }
+            _ => return, // Late, of a conversation that we have ended.
+        };
+        if !good {
+            self.nonsense(session, "it said something that does not fit");
+        }
+    }
+
+    /// A peer talks nonsense: worth an alarm, never worth more than its session.
+    pub(super) fn nonsense(&mut self, session: SessionId, reason: &str) {
+        if let Some(peer) = self.sessions.get(&session).copied() {
+            let node = self.peers[peer].node.clone();
+            self.alarm(format!("{node} was disconnected: {reason}"));
+            self.close(session, reason);
+        }
+    }
+
+    fn from_secondary(
+        &mut self,
+        peer: usize,
+        session: SessionId,
+        epoch: crate::types::Epoch,
+        message: Message,
+    ) -> bool {
+        let link = self.peers[peer].link;
+        match message {
+            Message::Refused(why) => self.refused(peer, epoch, why),
+            _ if epoch != self.superblock.epoch => return false,
+            Message::Welcome(greeting) if link == Link::Greeting => return self.welcome(peer, greeting),
+            Message::Dirty(runs) if link == Link::Reading => {
+                let size = self.superblock.size;
+                if runs.iter().any(|run| run.end > size || !run.start.is_multiple_of(BLOCK_BYTES)) {
+                    return false;
+                }
+                runs.into_iter().for_each(|run| self.peers[peer].bitmap.mark(run));
+            }
+            Message::DirtyEnd if link == Link::Reading => self.dirty_end(peer, session),
+            Message::Ready if link == Link::Deciding => self.peer_ready(peer, session),
+            Message::Ack(seq) if self.peers[peer].in_replication() => return self.acked(peer, seq),
+            Message::FlushAck(id) if self.peers[peer].in_replication() => return self.flush_acked(peer, id),
+            Message::SyncDoneAck(generation)
+                if link == Link::Finishing && generation == self.peers[peer].told =>
+            {
+                self.peer_synced(peer, generation);
+            }
+            Message::MembersAck(generation) if self.peers[peer].in_replication() => {
+                self.members_acked(peer, generation)
+            }
+            Message::WantDurable if self.peers[peer].in_replication() => self.want_durable(),
+            _ => return false,
+        }
+        true
+    }
+
+    fn refused(&mut self, peer: usize, epoch: crate::types::Epoch, why: Refused) {
+        let node = self.peers[peer].node.clone();
+        let newer = self.superblock.epoch.relation(epoch) == EpochRelation::Newer;
+        match why {
+            Refused::EpochTooOld if newer => self.depose(format!("{node} knows epoch {epoch}")),
+            Refused::EpochForeign => {
+                self.depose(format!("{node} knows another term with this epoch's number"))
+            }
+            Refused::EpochTooOld => {
+                self.lose_peer(peer, Link::Down, "refused for an epoch that is not newer")
+            }
+            Refused::Other(reason) => self.lose_peer(peer, Link::Down, &format!("refused: {reason}")),
+        }
+    }
+
+    /// A higher epoch exists: nothing leaves any more, whatever serve-until says.
+    pub(super) fn depose(&mut self, reason: String) {
+        if self.deposed.is_none() {
+            self.alarm(format!("deposed: {reason}"));
+            self.deposed = Some(reason);
+        }
+        self.close_all_sessions("deposed");
+        self.dial_all();
+    }
+
+    fn welcome(&mut self, peer: usize, greeting: Greeting) -> bool {
+        let sb = &self.superblock;
+        let p = &mut self.peers[peer];
+        if greeting.from != p.node
+            || greeting.to != self.node
+            || greeting.volume != sb.volume
+            || greeting.size != sb.size
+        {
+            return false;
+        }
+        // A replicator that restarted has forgotten what it had not flushed, as far as we can know.
+        if p.incarnation != greeting.incarnation || p.boot != Some(greeting.boot) {
+            p.write_off();
+        }
+        p.incarnation = greeting.incarnation;
+        p.boot = Some(greeting.boot);
+        p.theirs = greeting.identity;
+        p.disk = if p.theirs.inconsistent { DiskState::Inconsistent } else { DiskState::Consistent };
+        match decide(&p.ours, &p.theirs) {
+            Verdict::Refuse(refusal) => self.stand_alone(peer, refusal),
+            Verdict::Bitmap | Verdict::Full => {
+                self.set_link(peer, Link::Reading, Some("reading its bitmap".into()))
+            }
+        }
+        true
+    }
+
+    fn stand_alone(&mut self, peer: usize, refusal: Refusal) {
+        let reason = refusal.to_string();
+        let node = self.peers[peer].node.clone();
+        self.alarm(format!("not connected to {node}: {reason}"));
+        if let Some(session) = self.peers[peer].session {
+            self.send(session, Message::Refused(Refused::Other(reason.clone())));
+        }
+        self.lose_peer(peer, Link::StandAlone, &reason);
+        self.dial_all();
+    }
+
+    /// Both bitmaps are united and durable before anything is decided on them.
+    fn dirty_end(&mut self, peer: usize, session: SessionId) {
+        self.set_link(peer, Link::Deciding, Some("agreeing on what to copy".into()));
+        let full = decide(&self.peers[peer].ours, &self.peers[peer].theirs) == Verdict::Full;
+        let mut superblock = false;
+        if full {
+            let marker = Generation(self.draw());
+            self.peers[peer].bitmap.mark_all();
+            self.peers[peer].sync = Sync::Full(marker);
+            self.set_base(peer, marker);
+            superblock = true;
+        } else {
+            self.peers[peer].sync = Sync::Bitmap;
+        }
+        let after = vec![After::Decide(session)];
+        self.transact(Transaction { pages: true, superblock, after, ..Transaction::default() });
+    }
+
+    /// The bitmap towards `peer` counts from `generation`.
+    pub(super) fn set_base(&mut self, peer: usize, generation: Generation) {
+        if let Some(slot) = self.superblock.peers[self.peers[peer].slot].as_mut() {
+            slot.base = generation;
+            slot.tracking = true;
+        }
+    }
+
+    fn link_of(&self, session: SessionId, link: Link) -> Option<usize> {
+        let peer = self.sessions.get(&session).copied()?;
+        let p = &self.peers[peer];
+        (p.session == Some(session) && p.link == link).then_some(peer)
+    }
+
+    /// It is a member of the in-sync set, the same replica as when it was admitted.
+    fn is_member(&self, peer: usize) -> bool {
+        let p = &self.peers[peer];
+        self.required.iter().any(|m| m.node == p.node && Some(m.boot) == p.boot)
+    }
+
+    /// Its acknowledgement is one that a required member can give.
+    pub(super) fn counts(&self, peer: usize) -> bool {
+        self.peers[peer].link == Link::Connected && self.is_member(peer)
+    }
+
+    pub(super) fn send_decision(&mut self, session: SessionId) {
+        let Some(peer) = self.link_of(session, Link::Deciding) else { return };
+        let p = &self.peers[peer];
+        let sync = match p.sync {
+            Sync::Full(marker) => Sync::Full(marker),
+            // A member lacks nothing acknowledged, and any mixture of its blocks and ours is a state that a
+            // disk with unflushed writes may have: it stays promotable.
+            _ if self.is_member(peer) && p.trusted && !p.theirs.inconsistent => Sync::CatchUp,
+            _ if p.bitmap.is_empty() && !p.theirs.inconsistent => Sync::Nothing,
+            Sync::Nothing | Sync::CatchUp | Sync::Bitmap => Sync::Bitmap,
+        };
+        self.peers[peer].sync = sync;
+        self.send(session, Message::Decision(sync));
+    }
+
+    fn peer_ready(&mut self, peer: usize, session: SessionId) {
+        let p = &self.peers[peer];
+        let grew = p.sync == Sync::Nothing && !p.bitmap.is_empty();
+        let left = p.sync == Sync::CatchUp && !self.is_member(peer) && !p.bitmap.is_empty();
+        if grew || left {
+            // Written to, or taken out of the set, since the decision: it must not stay consistent.
+            self.peers[peer].sync = Sync::Bitmap;
+            self.send(session, Message::Decision(Sync::Bitmap));
+            return;
+        }
+        self.begin_resync(peer);
+        self.resend_ops(peer);
+        self.resend_flushes(peer);
+    }
+
+    /// Sends something that is numbered and must be acknowledged.
+    pub(super) fn send_counted(&mut self, peer: usize, seq: u64, range: Range, copy: bool, message: Message) {
+        let at = self.now;
+        let p = &mut self.peers[peer];
+        let Some(session) = p.session else { return };
+        p.inflight.insert(seq, Sent { range, at, copy });
+        p.last_sent = at;
+        self.send(session, message);
+    }
+
+    fn acked(&mut self, peer: usize, seq: u64) -> bool {
+        let now = self.now;
+        let p = &mut self.peers[peer];
+        let Some(sent) = p.inflight.remove(&seq) else { return false };
+        let took = u64::try_from(now.since(sent.at).as_micros()).unwrap_or(u64::MAX);
+        p.lag_us = if p.lag_us == 0 { took } else { (p.lag_us * 7).saturating_add(took) / 8 };
+        if sent.copy {
+            self.copy_acked(peer, sent.range);
+        } else {
+            p.unflushed.insert(sent.range);
+            self.op_acked(peer, seq);
+        }
+        true
+    }
+
+    /// The resync is over, durably, on the other side.
+    fn peer_synced(&mut self, peer: usize, generation: Generation) {
+        let p = &mut self.peers[peer];
+        p.bitmap.clear_all();
+        p.resync = None;
+        p.disk = DiskState::UpToDate;
+        p.adopted = generation;
+        self.set_base(peer, generation);
+        self.transact(Transaction { superblock: true, pages: true, ..Transaction::default() });
+        self.set_link(peer, Link::Connected, None);
+        self.progress();
+    }
+
+    /// Something that acknowledgements wait for may have come.
+    pub(super) fn progress(&mut self) {
+        self.check_ops();
+        self.check_flushes();
+    }
+
+    pub(super) fn close(&mut self, session: SessionId, reason: &str) {
+        self.out.push(Action::Close { session, reason: reason.to_owned() });
+        self.session_closed(session, reason);
+    }
+
+    pub(super) fn close_all_sessions(&mut self, reason: &str) {
+        let all: Vec<SessionId> = self.sessions.keys().copied().collect();
+        all.into_iter().for_each(|session| self.close(session, reason));
+    }
+
+    pub(super) fn session_closed(&mut self, session: SessionId, reason: &str) {
+        let Some(peer) = self.sessions.remove(&session) else { return };
+        if self.peers[peer].session == Some(session) {
+            self.lose_peer(peer, Link::Down, reason);
+        }
+        if self.upstream.as_ref().is_some_and(|u| u.session == session) {
+            self.lose_upstream(reason);
+        }
+    }
+
+    /// The session to a peer is over. What it may lack is remembered: as dirty bits if it is not required, else
+    /// as operations to be sent again and ranges it still owes.
+    pub(super) fn lose_peer(&mut self, peer: usize, link: Link, reason: &str) {
+        let required = self.is_required(peer);
+        let by_seq = &self.by_seq;
+        let p = &mut self.peers[peer];
+        if required {
+            p.unflushed = p.owed();
+            p.flushing.clear();
+            let inflight = std::mem::take(&mut p.inflight);
+            for (seq, sent) in inflight {
+                if !sent.copy && !by_seq.contains_key(&seq) {
+                    p.bitmap.mark(sent.range); // Complete without it: it became required later.
+                }
+            }
+        } else {
+            p.write_off();
+        }
+        p.resync = None;
+        p.settled = false;
+        p.settling = None;
+        p.told = Generation(0);
+        p.adopted = Generation(0);
+        p.disk = DiskState::DUnknown;
+        let session = p.session.take();
+        self.set_link(peer, link, Some(reason.to_owned()));
+        if let Some(session) = session
+            && self.sessions.remove(&session).is_some()
+        {
+            self.out.push(Action::Close { session, reason: reason.to_owned() });
+        }
+        self.progress();
+    }
+
+    pub(super) fn tick_links(&mut self) {
+        let timeout = self.peer_timeout();
+        for peer in 0..self.peers.len() {
+            let p = &self.peers[peer];
+            let Some(session) = p.session else { continue };
+            let late = |since: Instant, limit: Duration| self.now.since(since) > limit;
+            let step = match p.link {
+                Link::Greeting | Link::Reading | Link::Deciding | Link::Finishing => {
+                    late(p.since, STEP_TIMEOUT)
+                }
+                Link::Down | Link::TimedOut | Link::StandAlone | Link::Syncing | Link::Connected => false,
+            };
+            if late(p.last_heard, timeout) {
+                self.lose_peer(peer, Link::TimedOut, &format!("nothing heard for {timeout:?}"));
+            } else if p.oldest().is_some_and(|at| late(at, timeout)) {
+                self.lose_peer(
+                    peer,
+                    Link::TimedOut,
+                    &format!("it answers, but a request is older than {timeout:?}"),
+                );
+            } else if step {
+                self.lose_peer(
+                    peer,
+                    Link::TimedOut,
+                    &format!("the handshake has taken longer than {STEP_TIMEOUT:?}"),
+                );
+            } else if late(p.last_sent, timeout / 4) {
+                self.peers[peer].last_sent = self.now;
+                self.send(session, Message::Ping);
+            }
+        }
+    }
+}

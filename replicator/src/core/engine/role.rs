@@ -1,0 +1,554 @@
+//! Promotion, demotion, the required set, stopping: what the agent decides, brought into force step by step.
+//!
+//! ```text
+//! promote: Draining ─► Saving (old log dirty; epoch, mark) ─► Device ─► Probing ─► in force
+//! demote:  Recording (higher epoch first) ─► Releasing (device) ─► Draining ─► Flushing ─► Saving ─► in force
+//! stop:    Draining ─► Flushing ─► Saving ─► stopped
+//! ```
+//! One change at a time; a command that comes meanwhile waits for it, and replaces one that waited before.
+
+use super::flush::FlushKind;
+use super::io::{Origin, Use};
+use super::journal::{After, Transaction};
+use super::peer::Link;
+use super::{Action, Engine, StoreOp, Token};
+use crate::api::{Desired, Problem};
+use crate::core::frame::{Message, Refused};
+use crate::core::range::Range;
+use crate::types::{DiskState, Epoch, EpochRelation, Generation, Instant, Role};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Bytes looked at to recognise a filesystem.
+const PROBE_BYTES: u64 = 256 << 10;
+
+/// A change of role under way.
+#[derive(Clone, Debug)]
+pub(super) struct Transition {
+    goal: Goal,
+    step: Step,
+    since: Instant,
+    tokens: Vec<Token>,
+    /// What to do next.
+    next: Option<(Token, Desired)>,
+}
+
+#[derive(Clone, Debug)]
+enum Goal {
+    Promote(Desired),
+    /// True: the epoch is ours, the members can be asked to flush.
+    Demote(Desired, bool),
+    Stop,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Recording,
+    Releasing,
+    Draining,
+    Flushing,
+    Saving,
+    Device,
+    Probing,
+}
+
+fn problem(status: u16, kind: &str, title: &str, detail: String) -> Problem {
+    Problem { kind: format!("/problems/{kind}"), title: title.to_owned(), status, detail }
+}
+
+impl Engine {
+    fn done(&mut self, token: Token, result: Result<(), Problem>) {
+        self.out.push(Action::Done { token, result });
+    }
+
+    fn refuse(&mut self, token: Token, kind: &str, title: &str, detail: String) {
+        self.done(token, Err(problem(409, kind, title, detail)));
+    }
+
+    /// The agent's word.
+    pub(super) fn desired(&mut self, token: Token, mut desired: Desired) {
+        desired.required.retain(|m| m.node != self.node);
+        match self.superblock.epoch.relation(desired.epoch) {
+            EpochRelation::Older => {
+                let detail =
+                    format!("epoch {} is known here, {} is older", self.superblock.epoch, desired.epoch);
+                return self.refuse(token, "epoch-too-old", "Epoch too old", detail);
+            }
+            EpochRelation::Foreign => {
+                let detail = format!(
+                    "epoch {} is known here, {:?} has another term",
+                    self.superblock.epoch, desired.epoch
+                );
+                return self.refuse(token, "epoch-foreign", "Foreign epoch", detail);
+            }
+            EpochRelation::Same | EpochRelation::Newer => {}
+        }
+        if self.stopping {
+            return self.refuse(token, "stopping", "Stopping", "the replicator is stopping".into());
+        }
+        if self.disk == DiskState::Attaching {
+            let detail = "its metadata is being updated; try again in a moment".into();
+            return self.done(token, Err(problem(503, "attaching", "Volume is being attached", detail)));
+        }
+        if let Some(transition) = self.transition.as_mut() {
+            let replaced = transition.next.replace((token, desired));
+            if let Some((old, _)) = replaced {
+                self.refuse(old, "superseded", "Superseded", "a later command took its place".into());
+            }
+            return;
+        }
+        self.begin(token, desired);
+    }
+
+    fn begin(&mut self, token: Token, desired: Desired) {
+        let newer = self.superblock.epoch.relation(desired.epoch) == EpochRelation::Newer;
+        match (self.role, desired.role) {
+            (Role::Secondary, Role::Secondary) if newer => {
+                if let Some(session) = self.upstream.as_ref().map(|u| u.session) {
+                    self.superblock.epoch = desired.epoch;
+                    self.send(session, Message::Refused(Refused::EpochTooOld));
+                    self.close(session, "the agent knows a higher epoch");
+                }
+                self.superblock.epoch = desired.epoch;
+                self.set_transition(Goal::Demote(desired, false), Step::Saving, token);
+                self.log_to_bitmaps(After::Role);
+                self.last_primary = None;
+            }
+            (Role::Secondary, Role::Secondary) => self.done(token, Ok(())),
+            (Role::Secondary, Role::Primary) => self.begin_promotion(token, desired),
+            (Role::Primary, Role::Primary) if newer => self.renew(token, desired),
+            (Role::Primary, Role::Primary) => {
+                self.set_required(desired);
+                self.waiting_tokens.push(token);
+                self.answer_waiting();
+            }
+            (Role::Primary, Role::Secondary) => {
+                if newer {
+                    self.deposed.get_or_insert_with(|| format!("the agent knows epoch {}", desired.epoch));
+                }
+                let orderly = !newer && self.deposed.is_none();
+                let epoch = desired.epoch;
+                if newer && self.disk != DiskState::Failed {
+                    self.superblock.epoch = epoch;
+                    self.close_all_sessions("deposed");
+                    self.set_transition(Goal::Demote(desired, false), Step::Recording, token);
+                    self.save_superblock(After::Role);
+                } else {
+                    self.set_transition(Goal::Demote(desired, orderly), Step::Releasing, token);
+                    self.release_device();
+                }
+            }
+        }
+    }
+
+    fn set_transition(&mut self, goal: Goal, step: Step, token: Token) {
+        self.transition = Some(Transition { goal, step, since: self.now, tokens: vec![token], next: None });
+    }
+
+    fn step(&mut self, step: Step) {
+        let now = self.now;
+        if let Some(transition) = self.transition.as_mut() {
+            (transition.step, transition.since) = (step, now);
+        }
+    }
+
+    // ---- promotion ------------------------------------------------------------------------------------------
+
+    fn begin_promotion(&mut self, token: Token, desired: Desired) {
+        let sb = &self.superblock;
+        let empty = sb.generation == Generation(0);
+        if desired.epoch == Epoch::ZERO {
+            return self.refuse(token, "epoch-too-old", "Epoch too old", "epoch 0 leads nothing".into());
+        }
+        if self.disk == DiskState::Failed {
+            return self.refuse(token, "disk-failed", "Disk failed", "this replica cannot serve".into());
+        }
+        if sb.inconsistent && !empty && !desired.accept_data_loss {
+            let detail = "the data is a mixture of old and new blocks: an unfinished resync".into();
+            return self.refuse(token, "inconsistent", "Not promotable", detail);
+        }
+        self.close_all_sessions("this replica is being promoted");
+        self.set_transition(Goal::Promote(desired), Step::Draining, token);
+    }
+
+    fn save_promotion(&mut self, desired: &Desired) {
+        self.step(Step::Saving);
+        self.superblock.epoch = desired.epoch;
+        self.superblock.was_primary = true;
+        self.superblock.inconsistent = false;
+        self.superblock.partial = false;
+        self.reset_leadership();
+        self.required.clone_from(&desired.required);
+        for peer in 0..self.peers.len() {
+            self.peers[peer].trusted = self.is_required(peer);
+        }
+        self.start_generation();
+        self.log_to_bitmaps(After::Role);
+    }
+
+    fn reset_leadership(&mut self) {
+        self.deposed = None;
+        self.forget_flushes();
+        self.by_seq.clear();
+        self.held.clear();
+        (self.last_seq, self.durable_seq) = (0, 0);
+        self.last_primary = None;
+        for peer in 0..self.peers.len() {
+            self.set_link(peer, Link::Down, None);
+            self.peers[peer].unflushed = Default::default();
+            self.peers[peer].trusted = false;
+        }
+    }
+
+    /// A new epoch for the node that leads already: everyone else comes back through a handshake.
+    fn renew(&mut self, token: Token, desired: Desired) {
+        self.superblock.epoch = desired.epoch;
+        self.deposed = None;
+        self.close_all_sessions("a new epoch begins");
+        let before = std::mem::replace(&mut self.required, desired.required);
+        self.write_off_removed(&before);
+        for peer in 0..self.peers.len() {
+            self.peers[peer].trusted = self.is_required(peer);
+        }
+        for peer in 0..self.peers.len() {
+            if self.peers[peer].link == Link::StandAlone {
+                self.set_link(peer, Link::Down, None);
+            }
+        }
+        for peer in 0..self.peers.len() {
+            self.dial(peer, false); // Again when the epoch is durable.
+        }
+        self.start_generation();
+        self.save_superblock(After::Role);
+        self.waiting_tokens.push(token);
+    }
+
+    pub(super) fn front_end_started(&mut self, result: Result<PathBuf, String>) {
+        let promoting = self.transition.as_ref().is_some_and(|t| t.step == Step::Device);
+        match result {
+            Ok(path) if promoting => {
+                self.device = Some(path);
+                self.step(Step::Probing);
+                self.probe();
+            }
+            Ok(_) => {}
+            Err(reason) if promoting => {
+                self.front_end = false;
+                self.role = Role::Secondary;
+                self.abort_front();
+                self.close_all_sessions("no device");
+                self.dial_all();
+                self.finish(Err(problem(500, "front-end", "No block device", reason)));
+            }
+            Err(reason) => {
+                self.front_end = false;
+                self.alarm(format!("the front end ended: {reason}"));
+            }
+        }
+    }
+
+    pub(super) fn probe(&mut self) {
+        let tag = self.next_id();
+        let range = Range { start: 0, end: PROBE_BYTES.min(self.superblock.size) };
+        self.submit(tag, Use::Probe, StoreOp::Read(range));
+    }
+
+    pub(super) fn probed(&mut self, found: Option<String>) {
+        self.filesystem = found;
+        if self.transition.as_ref().is_some_and(|t| t.step == Step::Probing) {
+            self.finish(Ok(()));
+        }
+    }
+
+    // ---- the required set -----------------------------------------------------------------------------------
+
+    fn set_required(&mut self, desired: Desired) {
+        if self.required == desired.required {
+            return;
+        }
+        let before = std::mem::replace(&mut self.required, desired.required);
+        for peer in 0..self.peers.len() {
+            let node = &self.peers[peer].node;
+            let was = before.iter().any(|m| m.node == *node);
+            let connected = self.peers[peer].link == Link::Connected;
+            self.peers[peer].trusted =
+                self.is_required(peer) && (connected || was && self.peers[peer].trusted);
+        }
+        let removed = self.write_off_removed(&before);
+        if removed {
+            self.start_generation();
+        } else {
+            self.tell_all_members();
+            self.progress();
+        }
+    }
+
+    /// What those who were taken out may lack becomes dirty. True if somebody was.
+    fn write_off_removed(&mut self, before: &[crate::types::Member]) -> bool {
+        let mut removed = false;
+        for member in before.iter().filter(|m| !self.required.contains(m)) {
+            removed = true;
+            let Some(peer) = self.peer_index(&member.node) else { continue };
+            self.peers[peer].settled = false;
+            self.peers[peer].settling = None;
+            if self.peers[peer].in_replication() || self.is_required(peer) {
+                continue; // It still gets everything.
+            }
+            self.peers[peer].write_off();
+            let missing: Vec<Range> = self
+                .by_seq
+                .values()
+                .filter_map(|id| self.ops.get(id))
+                .filter(|op| op.acked & 1 << peer == 0)
+                .map(|op| op.range)
+                .collect();
+            missing.into_iter().for_each(|range| self.peers[peer].bitmap.mark(range));
+        }
+        removed
+    }
+
+    /// Commands that wait for a change of generation.
+    pub(super) fn answer_waiting(&mut self) {
+        if self.generation.is_none() {
+            for token in std::mem::take(&mut self.waiting_tokens) {
+                self.done(token, Ok(()));
+            }
+        }
+    }
+
+    pub(super) fn serve_until(&mut self, epoch: Epoch, until: Instant) {
+        // Remembered also before the epoch is in force; it counts only for its own epoch.
+        if self.until.is_none_or(|(known, _)| known.number <= epoch.number) {
+            self.until = Some((epoch, until));
+        }
+        self.release_held();
+    }
+
+    // ---- demotion and stop ----------------------------------------------------------------------------------
+
+    fn release_device(&mut self) {
+        let force = match self.transition.as_ref().map(|t| &t.goal) {
+            Some(Goal::Demote(desired, _)) => desired.force,
+            Some(Goal::Promote(_) | Goal::Stop) | None => true,
+        };
+        if !self.front_end {
+            self.step(Step::Draining);
+        } else {
+            self.out.push(Action::StopFrontEnd { force });
+        }
+    }
+
+    pub(super) fn front_end_stopped(&mut self, result: Result<(), String>) {
+        match result {
+            Ok(()) => {
+                self.front_end = false;
+                self.device = None;
+                self.filesystem = None;
+                if self.transition.as_ref().is_some_and(|t| t.step == Step::Releasing) {
+                    self.step(Step::Draining);
+                } else if self.role == Role::Primary {
+                    self.alarm(
+                        "the device went away by itself; it must be demoted and promoted again".into(),
+                    );
+                }
+            }
+            Err(reason) => {
+                if self.transition.as_ref().is_some_and(|t| t.step == Step::Releasing) {
+                    self.finish(Err(problem(409, "busy", "Device in use", reason)));
+                }
+            }
+        }
+    }
+
+    /// Stop in order.
+    pub(super) fn stop(&mut self, token: Token, even_primary: bool) {
+        if self.role == Role::Primary && !even_primary {
+            let detail = "it is primary; demote it first".into();
+            return self.refuse(token, "primary", "Volume is primary", detail);
+        }
+        if self.stopping || self.disk == DiskState::Failed {
+            return self.done(token, Ok(()));
+        }
+        self.stopping = true;
+        if let Some(transition) = self.transition.take() {
+            let waiting = transition.tokens.into_iter().chain(transition.next.map(|(t, _)| t));
+            for other in waiting.collect::<Vec<_>>() {
+                self.refuse(other, "stopping", "Stopping", "the replicator is stopping".into());
+            }
+        }
+        self.close_all_sessions("the replicator stops");
+        self.dial_all();
+        self.set_transition(Goal::Stop, Step::Draining, token);
+    }
+
+    fn local_work_done(&self) -> bool {
+        let running = |u: &Use| matches!(u, Use::Op(_));
+        !self.store.values().any(|(u, _)| running(u))
+    }
+
+    pub(super) fn transition_blocks_generation(&self) -> bool {
+        matches!(&self.transition, Some(t) if matches!(t.goal, Goal::Demote(..) | Goal::Stop))
+    }
+
+    /// Whatever step of the change can end, ends.
+    pub(super) fn pump_role(&mut self) {
+        let Some(transition) = &self.transition else { return };
+        let (goal, step, since) = (transition.goal.clone(), transition.step, transition.since);
+        match (goal, step) {
+            (Goal::Promote(desired), Step::Draining) => {
+                self.drop_unstarted_remote();
+                if self.local_work_done() {
+                    self.save_promotion(&desired);
+                }
+            }
+            (Goal::Demote(..), _) if self.disk == DiskState::Failed && step != Step::Releasing => {
+                self.demoted()
+            }
+            (Goal::Demote(_, orderly), Step::Draining) => {
+                let unanswered =
+                    self.ops.values().any(|op| matches!(op.origin, Origin::Front(_) | Origin::Chunk(_)));
+                if unanswered && orderly {
+                    // A moment for acknowledgements that are on their way.
+                    if self.now.since(since) <= Duration::from_millis(self.config.peer_timeout_ms) {
+                        return;
+                    }
+                    if let Some(Transition { goal: Goal::Demote(_, orderly), .. }) = self.transition.as_mut()
+                    {
+                        *orderly = false;
+                    }
+                }
+                self.abort_front();
+                if self.local_work_done() {
+                    self.step(Step::Flushing);
+                    self.forget_flushes();
+                    self.start_flush(FlushKind::Role);
+                }
+            }
+            (Goal::Demote(_, orderly), Step::Flushing) => {
+                let patience =
+                    if orderly { Duration::from_millis(self.config.peer_timeout_ms) } else { Duration::ZERO };
+                if self.now.since(since) > patience {
+                    self.save_demotion(false); // Not everyone answered: the log becomes dirty.
+                }
+            }
+            (Goal::Stop, Step::Draining) => {
+                self.drop_unstarted_remote();
+                if self.local_work_done() {
+                    self.step(Step::Flushing);
+                    let tag = self.next_id();
+                    self.submit(tag, Use::StopFlush, StoreOp::Flush);
+                }
+            }
+            (Goal::Promote(_) | Goal::Demote(..) | Goal::Stop, _) => {} // Waits for an event.
+        }
+    }
+
+    /// The flush of a demotion or stop is answered.
+    pub(super) fn role_flushed(&mut self) {
+        let Some(transition) = self.transition.as_ref().filter(|t| t.step == Step::Flushing) else { return };
+        match transition.goal {
+            Goal::Demote(_, orderly) => self.save_demotion(orderly),
+            Goal::Stop => {
+                self.step(Step::Saving);
+                self.superblock.clean = true;
+                if self.role == Role::Secondary {
+                    self.drop_settled_extents();
+                }
+                let after = vec![After::Role];
+                self.transact(Transaction { pages: true, ..Transaction::default() });
+                self.transact(Transaction { superblock: true, log: true, after, ..Transaction::default() });
+            }
+            Goal::Promote(_) => {}
+        }
+    }
+
+    /// `settled`: every member has everything durably, so the log has done its duty.
+    fn save_demotion(&mut self, settled: bool) {
+        self.step(Step::Saving);
+        self.superblock.was_primary = false;
+        let settled = settled && self.by_seq.is_empty() && self.generation.is_none();
+        if settled {
+            self.durable_seq = self.last_seq;
+            self.tell_durable();
+        }
+        for peer in 0..self.peers.len() {
+            if !settled || !self.counts(peer) {
+                self.peers[peer].write_off();
+            }
+        }
+        if !settled {
+            self.mark_log_dirty(None);
+        }
+        self.transact(Transaction { pages: true, ..Transaction::default() });
+        self.empty_log(After::Role);
+    }
+
+    /// The step's metadata is durable.
+    pub(super) fn role_saved(&mut self) {
+        let Some(transition) = &self.transition else {
+            self.dial_all(); // A renewed epoch.
+            self.answer_waiting();
+            return;
+        };
+        match (transition.goal.clone(), transition.step) {
+            (Goal::Promote(_), Step::Saving) => {
+                self.role = Role::Primary;
+                self.disk = DiskState::UpToDate;
+                self.step(Step::Device);
+                self.front_end = true;
+                self.out.push(Action::StartFrontEnd);
+                self.dial_all();
+            }
+            (Goal::Demote(..), Step::Recording) => {
+                self.step(Step::Releasing);
+                self.release_device();
+            }
+            (Goal::Demote(..), Step::Saving) => self.demoted(),
+            (Goal::Stop, Step::Saving) => {
+                self.disk = DiskState::Diskless;
+                self.finish(Ok(()));
+            }
+            (_, _) => {}
+        }
+    }
+
+    fn demoted(&mut self) {
+        if self.role == Role::Primary {
+            self.role = Role::Secondary;
+            self.abort_front();
+            self.forget_flushes();
+            self.close_all_sessions("this replica is secondary now");
+            self.dial_all();
+            self.required.clear();
+            self.generation = None;
+            self.deposed = None;
+            self.until = None;
+            if self.disk != DiskState::Failed {
+                self.disk = DiskState::Consistent;
+            }
+        }
+        self.finish(Ok(()));
+    }
+
+    fn finish(&mut self, result: Result<(), Problem>) {
+        let Some(transition) = self.transition.take() else { return };
+        for token in transition.tokens {
+            self.done(token, result.clone());
+        }
+        if let Some((token, desired)) = transition.next {
+            self.desired(token, desired);
+        }
+    }
+
+    /// The disk failed in the middle of it.
+    pub(super) fn fail_transition(&mut self, reason: &str) {
+        let failed = problem(500, "disk-failed", "Disk failed", reason.to_owned());
+        for token in std::mem::take(&mut self.waiting_tokens) {
+            self.done(token, Err(failed.clone()));
+        }
+        let demoting = self.transition.as_ref().is_some_and(|t| matches!(t.goal, Goal::Demote(..)));
+        if !demoting {
+            self.finish(Err(failed));
+        }
+    }
+}

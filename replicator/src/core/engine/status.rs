@@ -1,0 +1,129 @@
+//! What the agent sees, and when it should look again.
+
+use super::{Action, Engine};
+use crate::api::{PeerStatus, VolumeStatus};
+use crate::types::{DiskState, Role};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+impl Engine {
+    /// Why I/O is frozen, as one sentence; none while it flows or there is none.
+    fn frozen_reason(&self) -> Option<String> {
+        if self.role != Role::Primary {
+            return None;
+        }
+        if self.disk == DiskState::Failed {
+            return Some("the local disk failed".into());
+        }
+        if let Some(reason) = &self.deposed {
+            return Some(format!("deposed: {reason}"));
+        }
+        if self.stopping {
+            return Some("the replicator is stopping".into());
+        }
+        match self.until {
+            Some((epoch, until)) if epoch == self.superblock.epoch => {
+                if until <= self.now {
+                    return Some("the agent's permission to serve has run out".into());
+                }
+            }
+            Some(_) | None => {
+                return Some("the agent has not given permission to serve in this epoch".into());
+            }
+        }
+        for member in &self.required {
+            let Some(peer) = self.peer_index(&member.node) else {
+                return Some(format!("{} is required and is not a peer of this volume", member.node));
+            };
+            let p = &self.peers[peer];
+            if !self.counts(peer) {
+                let why = match p.boot {
+                    Some(boot) if boot != member.boot => {
+                        "its host lost power since it was admitted".to_owned()
+                    }
+                    Some(_) | None => p.reason.clone().unwrap_or_else(|| "not connected".into()),
+                };
+                return Some(format!("waiting for {}: {why}", member.node));
+            }
+        }
+        self.generation.map(|_| "a new generation is being recorded".into())
+    }
+
+    fn peer_status(&self, index: usize) -> PeerStatus {
+        let p = &self.peers[index];
+        let primary = self.role == Role::Primary;
+        let connection =
+            if primary { p.connection() } else { self.upstream_state(index).unwrap_or_default() };
+        let resynced = primary && p.link == super::peer::Link::Connected;
+        PeerStatus {
+            node: p.node.clone(),
+            connection,
+            reason: p.reason.clone(),
+            boot: p.boot,
+            disk: p.disk,
+            resynced,
+            settled: resynced && p.settled && self.counts(index),
+            dirty_bytes: p.bitmap.dirty_bytes(),
+            unacked_bytes: p.inflight.values().map(|s| s.range.bytes()).sum(),
+            oldest_unacked_ms: p
+                .oldest()
+                .map_or(0, |at| u64::try_from(self.now.since(at).as_millis()).unwrap_or(u64::MAX)),
+            lag_us: p.lag_us,
+            resync: self.resync_progress(index),
+        }
+    }
+
+    /// Everything about this volume.
+    #[must_use]
+    pub fn status(&self) -> VolumeStatus {
+        let sb = &self.superblock;
+        let configured = |i: &usize| self.config.peers.iter().any(|c| c.node == self.peers[*i].node);
+        let mut peers: Vec<PeerStatus> =
+            (0..self.peers.len()).filter(configured).map(|i| self.peer_status(i)).collect();
+        peers.sort_by(|a, b| a.node.cmp(&b.node));
+        VolumeStatus {
+            volume: sb.volume.clone(),
+            group: self.config.group.clone(),
+            size_bytes: sb.size,
+            role: self.role,
+            epoch: sb.epoch,
+            disk: self.disk,
+            generation: sb.generation,
+            boot: sb.boot,
+            device: self.device.clone(),
+            filesystem: self.filesystem.clone(),
+            frozen: self.frozen.clone(),
+            frozen_since: self.frozen_since,
+            required: self.required.clone(),
+            peers,
+            activity_log_extents: self.log.len() as u64,
+            counters: self.counters,
+            alarms: self.alarms.iter().cloned().collect(),
+        }
+    }
+
+    /// Looks whether anything changed that an agent would react to.
+    pub(super) fn note_changes(&mut self) {
+        self.frozen = self.frozen_reason();
+        self.frozen_since = match (&self.frozen, self.frozen_since) {
+            (None, _) => None,
+            (Some(_), None) => Some(self.now),
+            (Some(_), since) => since,
+        };
+        let mut h = DefaultHasher::new();
+        let sb = &self.superblock;
+        (sb.epoch, sb.generation, sb.boot, &self.frozen, &self.device, &self.filesystem, &self.required)
+            .hash(&mut h);
+        (self.role == Role::Primary, self.disk as u8, &self.alarms).hash(&mut h);
+        for (index, p) in self.peers.iter().enumerate() {
+            let connection =
+                if self.role == Role::Primary { Some(p.connection()) } else { self.upstream_state(index) };
+            (connection.map(|c| c as u8), &p.reason, p.boot, p.disk as u8, p.settled, p.bitmap.is_empty())
+                .hash(&mut h);
+        }
+        let digest = h.finish();
+        if digest != self.digest {
+            self.digest = digest;
+            self.out.push(Action::StatusChanged);
+        }
+    }
+}

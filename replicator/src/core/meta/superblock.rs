@@ -1,0 +1,180 @@
+//! The superblock: everything about a replica that is not its blocks.
+//!
+//! Payload, little-endian, strings as u8 length + bytes:
+//! volume, node, size u64, epoch number u64, epoch term u64, generation u64, pending u64, boot u64, flags u8,
+//! host boot id, history u8 count + u64 each, peers: 8 × (u8 present; name, base u64, tracking u8).
+
+use super::MAX_PEERS;
+use crate::core::codec::{Reader, text};
+use crate::types::{BootId, Epoch, Generation, NodeName, TermId, VolumeName};
+
+/// Magic of a superblock.
+pub const MAGIC: [u8; 8] = *b"BATONSB1";
+/// Generations remembered (DRBD 9 keeps 32 too). A peer older than that gets refused as unrelated.
+pub const HISTORY: usize = 32;
+/// Longest host boot id kept; the kernel's has 36 characters.
+pub const HOST_BOOT_BYTES: usize = 64;
+
+/// What is known about one peer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerSlot {
+    /// The peer.
+    pub node: NodeName,
+    /// The generation of the peer's data that the bitmap counts from.
+    pub base: Generation,
+    /// The bitmap holds everything that may differ since `base`. False until the peer was first synced.
+    pub tracking: bool,
+}
+
+/// A replica's identity and state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Superblock {
+    /// The volume.
+    pub volume: VolumeName,
+    /// The node this replica lives on.
+    pub node: NodeName,
+    /// Size in bytes.
+    pub size: u64,
+    /// Highest epoch seen.
+    pub epoch: Epoch,
+    /// Generation of the data; zero: no data yet.
+    pub generation: Generation,
+    /// A generation that is being introduced: some peers may have it already. Zero: none.
+    pub pending: Generation,
+    /// Earlier generations, newest first.
+    pub history: Vec<Generation>,
+    /// The data is a mixture: never promotable.
+    pub inconsistent: bool,
+    /// It is an unfinished *full* sync: there is nothing of its own in it.
+    pub partial: bool,
+    /// The replica's boot id.
+    pub boot: BootId,
+    /// The host's boot id when the replica was last attached.
+    pub host_boot: String,
+    /// Nothing volatile was lost: the backing store was flushed before the last stop.
+    pub clean: bool,
+    /// It was primary, and was not demoted.
+    pub was_primary: bool,
+    /// The peers; the index is the bitmap's slot.
+    pub peers: [Option<PeerSlot>; MAX_PEERS],
+}
+
+/// The payload of a valid block does not make sense: written by something else.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the superblock's {0} makes no sense")]
+pub struct BadSuperblock(pub &'static str);
+
+impl Superblock {
+    /// Puts `generation` before all others in the history, once.
+    pub fn remember(&mut self, generation: Generation) {
+        if generation == Generation(0) {
+            return;
+        }
+        self.history.retain(|g| *g != generation);
+        self.history.insert(0, generation);
+        self.history.truncate(HISTORY);
+    }
+
+    /// Makes `next` the generation of the data; the present and the pending one become history.
+    pub fn advance(&mut self, next: Generation) {
+        let (old, pending) = (self.generation, self.pending);
+        self.pending = Generation(0);
+        if old == next {
+            return;
+        }
+        self.remember(old);
+        if pending != next {
+            self.remember(pending);
+        }
+        self.generation = next;
+        self.history.retain(|g| *g != next);
+    }
+
+    /// The payload of the superblock's block.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(1024);
+        text(&mut out, self.volume.as_str());
+        text(&mut out, self.node.as_str());
+        let numbers =
+            [self.size, self.epoch.number, self.epoch.term.0, self.generation.0, self.pending.0, self.boot.0];
+        for number in numbers {
+            out.extend(number.to_le_bytes());
+        }
+        let flags = [self.inconsistent, self.partial, self.clean, self.was_primary];
+        out.push(flags.iter().enumerate().fold(0, |byte, (bit, set)| byte | u8::from(*set) << bit));
+        text(&mut out, &self.host_boot);
+        out.push(self.history.len() as u8);
+        for generation in &self.history {
+            out.extend(generation.0.to_le_bytes());
+        }
+        for peer in &self.peers {
+            out.push(u8::from(peer.is_some()));
+            if let Some(peer) = peer {
+                text(&mut out, peer.node.as_str());
+                out.extend(peer.base.0.to_le_bytes());
+                out.push(u8::from(peer.tracking));
+            }
+        }
+        out
+    }
+
+    /// Reads a payload.
+    ///
+    /// # Errors
+    /// [`BadSuperblock`] with the field that makes no sense.
+    pub fn decode(payload: &[u8]) -> Result<Self, BadSuperblock> {
+        let mut r = Reader::new(payload);
+        let volume =
+            VolumeName::new(r.text().ok_or(BadSuperblock("volume"))?).map_err(|_| BadSuperblock("volume"))?;
+        let node =
+            NodeName::new(r.text().ok_or(BadSuperblock("node"))?).map_err(|_| BadSuperblock("node"))?;
+        let size = r.u64().ok_or(BadSuperblock("size"))?;
+        let epoch = Epoch {
+            number: r.u64().ok_or(BadSuperblock("epoch"))?,
+            term: TermId(r.u64().ok_or(BadSuperblock("epoch"))?),
+        };
+        let generation = Generation(r.u64().ok_or(BadSuperblock("generation"))?);
+        let pending = Generation(r.u64().ok_or(BadSuperblock("generation"))?);
+        let boot = BootId(r.u64().ok_or(BadSuperblock("boot id"))?);
+        let flags = r.u8().ok_or(BadSuperblock("flags"))?;
+        let host_boot = r.text().ok_or(BadSuperblock("host boot id"))?;
+        let count = usize::from(r.u8().ok_or(BadSuperblock("history"))?);
+        if count > HISTORY || flags > 15 || boot == BootId(0) {
+            return Err(BadSuperblock("flags, history or boot id"));
+        }
+        let history = (0..count)
+            .map(|_| r.u64().map(Generation).ok_or(BadSuperblock("history")))
+            .collect::<Result<_, _>>()?;
+        let mut peers = [const { None }; MAX_PEERS];
+        for slot in &mut peers {
+            *slot = match r.u8().ok_or(BadSuperblock("peers"))? {
+                0 => None,
+                1 => Some(PeerSlot {
+                    node: NodeName::new(r.text().ok_or(BadSuperblock("peers"))?)
+                        .map_err(|_| BadSuperblock("peers"))?,
+                    base: Generation(r.u64().ok_or(BadSuperblock("peers"))?),
+                    tracking: r.u8().ok_or(BadSuperblock("peers"))? == 1,
+                }),
+                _ => return Err(BadSuperblock("peers")),
+            };
+        }
+        let flag = |bit: u8| flags & 1 << bit != 0;
+        Ok(Self {
+            volume,
+            node,
+            size,
+            epoch,
+            generation,
+            pending,
+            history,
+            inconsistent: flag(0),
+            partial: flag(1),
+            boot,
+            host_boot,
+            clean: flag(2),
+            was_primary: flag(3),
+            peers,
+        })
+    }
+}
