@@ -232,6 +232,9 @@ impl GroupCore {
         if !self.facts.etcd.reachable {
             return Err("etcd is out of reach: the leader stays who it is".into());
         }
+        if self.facts.etcd.lease == 0 {
+            return Err("this node has no lease in etcd yet".into());
+        }
         self.able()?;
         let Some(view) = self.view() else { return Err("etcd has not been read yet".into()) };
         if view.insync.is_none() {

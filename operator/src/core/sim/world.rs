@@ -3,6 +3,7 @@
 use super::Dice;
 use super::etcd::{Answer, Etcd, Request};
 use super::replica::Replica;
+use super::unit::{Input, Turn, Unit};
 use crate::core::beat::HeartbeatMsg;
 use crate::core::group::{Action, AfterPowerLoss, EtcdFacts, Event, GroupConfig, State};
 use crate::core::promises::{HeartbeatCore, Verdict};
@@ -12,7 +13,6 @@ use crate::core::runtime::{
     Container, ContainerState, Health, Need, RunEvent, RuntimeConfig, ServicePlan, Step, VolumePlan,
 };
 use crate::core::timing::Timers;
-use crate::core::unit::{Input, Turn, Unit};
 use baton_replicator::api::Desired;
 use baton_replicator::types::{Epoch, GroupName, Instant, NodeName, VolumeName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,12 +29,22 @@ pub(super) struct Options {
     pub seed: u64,
     pub drift: bool,
     pub after_power_loss: AfterPowerLoss,
+    /// The others do not know the last host.
+    pub newcomer: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let after_power_loss = AfterPowerLoss::Wait;
-        Self { nodes: 2, volume: true, rules: Rules::default(), seed: 1, drift: false, after_power_loss }
+        Self {
+            nodes: 2,
+            volume: true,
+            rules: Rules::default(),
+            seed: 1,
+            drift: false,
+            after_power_loss,
+            newcomer: false,
+        }
     }
 }
 
@@ -192,7 +202,9 @@ impl World {
             return;
         }
         let now = self.local(i);
-        let nodes: Vec<NodeName> = self.hosts.iter().map(|h| h.name.clone()).collect();
+        let last = self.hosts.len() - 1;
+        let known = if self.opts.newcomer && i != last { last } else { last + 1 };
+        let nodes: Vec<NodeName> = self.hosts.iter().take(known).map(|h| h.name.clone()).collect();
         let incarnation = self.dice.roll();
         let volumes = if self.opts.volume { vec![volume()] } else { Vec::new() };
         let plans = volumes.iter().map(|v| VolumePlan { volume: v.clone(), filesystem: Some("ext4".into()) });
@@ -402,6 +414,12 @@ impl World {
         self.wake();
     }
 
+    pub(super) fn cancel_move(&mut self) {
+        self.etcd.target = None;
+        self.etcd.revision += 1;
+        self.wake();
+    }
+
     pub(super) fn set_mode(&mut self, i: usize, mode: crate::status::NodeMode) {
         self.etcd.modes.insert(self.hosts[i].name.clone(), mode);
         self.etcd.revision += 1;
@@ -415,17 +433,6 @@ impl World {
         if let Some(i) = &mut self.etcd.insync {
             i.revision = revision;
         }
-    }
-
-    pub(super) fn forget_candidate(&mut self, i: usize) {
-        let name = self.hosts[i].name.clone();
-        self.touch_insync();
-        if let Some(r) = &mut self.etcd.insync {
-            r.value.candidates.retain(|n| *n != name);
-            r.value.members.retain(|m| m.node != name);
-        }
-        self.wake();
-        self.run(60);
     }
 
     pub(super) fn restore(&mut self, mut backup: Etcd, cluster_id: u64) {
@@ -455,6 +462,14 @@ impl World {
                 promise_ms: 1500,
             });
         }
+        self.hosts[to].inbox.push((from, msg));
+    }
+
+    /// One message of `from` reaches `to` although the link is cut: it was on its way before.
+    pub(super) fn deliver(&mut self, from: usize, to: usize) {
+        let now = self.local(from);
+        let Some(agent) = &self.hosts[from].agent else { return };
+        let msg = agent.beats.lock().expect("lock").answer(now);
         self.hosts[to].inbox.push((from, msg));
     }
 
