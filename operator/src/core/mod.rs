@@ -16,7 +16,6 @@ pub mod record;
 pub mod rules;
 pub mod runtime;
 pub mod timing;
-pub mod unit;
 
 #[cfg(test)]
 mod sim;

@@ -273,10 +273,11 @@ impl HeartbeatCore {
     /// Sets what the heartbeats of a group say from now on.
     pub fn set_intent(&mut self, group: &GroupName, intent: Intent) {
         let Some(g) = self.groups.get_mut(group) else { return };
-        if intent.epoch.number > g.highest.number {
+        let leads = matches!(intent.part, Part::Leader { .. });
+        // What etcd's record says outweighs a foreign term of the same number.
+        if intent.epoch.number > g.highest.number || (leads && intent.epoch.number == g.highest.number) {
             g.highest = intent.epoch;
         }
-        let leads = matches!(intent.part, Part::Leader { .. });
         let led = matches!(g.intent.part, Part::Leader { .. });
         if leads && (!led || g.intent.epoch != intent.epoch) {
             g.promises.clear();
@@ -404,6 +405,11 @@ impl HeartbeatCore {
             };
             from.plus(ask.map_or(self.timers.fencetime, |d| self.timers.good_for(d)))
         };
+        // Not heard of yet in this life: what an earlier life handed on stays in force until its end.
+        let unknown = |n: &NodeName| !g.promises.contains_key(n);
+        if members.iter().any(unknown) {
+            return None;
+        }
         let all = |nodes: &[NodeName]| {
             let good = |n: &NodeName| g.promises.get(n).map_or(Instant::ZERO, |p| p.good_until);
             nodes.iter().map(good).min().unwrap_or(alone)

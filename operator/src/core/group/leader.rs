@@ -161,6 +161,10 @@ impl GroupCore {
         }
         let Some(view) = self.view() else { return };
         if view.leader.is_none() {
+            // Put without a lease the key would stand for ever.
+            if self.facts.etcd.lease == 0 {
+                return;
+            }
             let key = LeaderKey { node: self.cfg.me.clone(), epoch: self.epoch, handed: false };
             return self.send(TxnKind::Recreate, LeaderWrite::Put(key, LeaseRef::Mine), None, false);
         }
@@ -247,7 +251,7 @@ impl GroupCore {
 
     /// Writes the record into an etcd that is not the one it knew.
     fn rewrite(&mut self, entitled: bool) {
-        if self.state != State::Serving || !entitled || self.boot().is_none() {
+        if self.state != State::Serving || !entitled || self.boot().is_none() || self.facts.etcd.lease == 0 {
             return;
         }
         let key = LeaderKey { node: self.cfg.me.clone(), epoch: self.epoch, handed: false };
@@ -353,7 +357,7 @@ impl GroupCore {
         if self.state == State::Failed {
             return Some((None, format!("the group failed here: {}", self.run.reason)));
         }
-        if let Some(why) = &self.run.wants_move {
+        if let Some(why) = self.run.unusable.as_ref().or(self.run.wants_move.as_ref()) {
             return Some((None, why.clone()));
         }
         if view.mode(&self.cfg.me) == NodeMode::Standby {

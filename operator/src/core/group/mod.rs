@@ -130,7 +130,7 @@ impl GroupCore {
             led_since: now,
             known_since: now,
             leader_rev: 0,
-            silence_from: now,
+            silence_from: if rules.on(Rule::StartAck) { now } else { Instant::ZERO },
             admission: None,
             handover: None,
             foreign: None,
@@ -385,8 +385,10 @@ impl GroupCore {
             self.persist();
         }
         if leader != 0 && leader != self.leader_rev {
+            if self.leader_rev != 0 || self.rules.on(Rule::StartAck) {
+                self.silence_from = self.now;
+            }
             self.leader_rev = leader;
-            self.silence_from = self.now;
         }
     }
 

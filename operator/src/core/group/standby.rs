@@ -33,7 +33,7 @@ impl GroupCore {
             self.reason = "settles what an earlier run may have sent to etcd".into();
             return;
         }
-        let named = self.named();
+        let named = self.named() || self.nameless();
         if named && self.boot().is_none() {
             self.reason =
                 "etcd names this node the leader; waits for the replicator to tell its boot id".into();
@@ -105,18 +105,26 @@ impl GroupCore {
         self.view().and_then(|v| v.leader.as_ref()).is_some_and(|l| l.value.node == self.cfg.me)
     }
 
+    /// The leader key is gone, but the record is still the one this node has served: its lease ran out while
+    /// its agent was away, and nobody has taken over.
+    fn nameless(&self) -> bool {
+        let Some(view) = self.view() else { return false };
+        let served = self.durable.served != Epoch::ZERO && view.epoch() == self.durable.served;
+        view.leader.is_none() && view.insync.is_some() && served
+    }
+
     /// Leads the epoch under which etcd names this node, if it may.
     fn try_lead(&mut self) -> bool {
         let Some(view) = self.view() else { return false };
-        let (Some(leader), Some(insync)) = (&view.leader, &view.insync) else { return false };
-        let epoch = leader.value.epoch;
+        let Some(insync) = &view.insync else { return false };
+        let epoch = view.leader.as_ref().map_or(insync.value.epoch, |l| l.value.epoch);
         if self.foreign.is_some() || insync.value.epoch != epoch || epoch != self.known() {
             return false;
         }
         if self.durable.released == epoch || !self.boot_current() {
             return false;
         }
-        let handed = leader.value.handed;
+        let handed = view.leader.as_ref().is_some_and(|l| l.value.handed);
         let why = if handed {
             "the group was handed over to this node"
         } else if self.durable.served == epoch {
@@ -148,6 +156,10 @@ impl GroupCore {
     /// Makes the longer promise that a restarting leader asks for durable, so that it can be given.
     fn promise_longer(&mut self) {
         let window = self.cfg.timers.restart_window;
+        let heard = self.facts.beats.leader_heard.as_ref().map(|h| h.2);
+        if heard.is_none_or(|at| self.now.since(at) > self.cfg.timers.warntime) {
+            return;
+        }
         let Some(asked) = self.facts.beats.asked.filter(|d| *d <= window && *d > self.cfg.timers.deadtime)
         else {
             return;
@@ -220,6 +232,9 @@ impl GroupCore {
         if !self.facts.etcd.reachable {
             return Err("etcd is out of reach: the leader stays who it is".into());
         }
+        if self.facts.etcd.lease == 0 {
+            return Err("this node has no lease in etcd yet".into());
+        }
         self.able()?;
         let Some(view) = self.view() else { return Err("etcd has not been read yet".into()) };
         if view.insync.is_none() {
@@ -266,6 +281,9 @@ impl GroupCore {
     /// No `holds` was heard for `deadtime`.
     fn silence(&self, of: impl std::fmt::Display) -> Result<(), String> {
         let since = self.facts.beats.last_holds.max(self.silence_from);
+        if self.facts.beats.promised_until > self.now.plus(self.cfg.timers.deadtime) {
+            return Err(format!("has promised {of} a longer absence for its restart"));
+        }
         if self.now.since(since) >= self.cfg.timers.deadtime {
             return Ok(());
         }

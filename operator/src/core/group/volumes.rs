@@ -5,6 +5,7 @@
 //! reports; one command per volume is on its way at most, so that an old one can never overtake a newer.
 
 use super::{Action, GroupCore, State};
+use crate::core::record::{LeaderKey, Versioned};
 use crate::core::rules::Rule;
 use crate::core::runtime::Phase;
 use baton_replicator::api::{Desired, PeerStatus, VolumeStatus};
@@ -205,9 +206,10 @@ impl GroupCore {
     /// Until when the lease counts: only while the leader key stands under this very lease.
     pub(super) fn lease_until(&self) -> Option<Instant> {
         let etcd = self.facts.etcd;
-        let key = self.view()?.leader.as_ref()?;
-        let mine = key.value.node == self.cfg.me && key.value.epoch == self.epoch;
-        let under = (mine && key.lease == etcd.lease) || !self.rules.on(Rule::LeaseKey);
+        let key = self.view().and_then(|v| v.leader.as_ref());
+        let mine =
+            |key: &Versioned<LeaderKey>| key.value.node == self.cfg.me && key.value.epoch == self.epoch;
+        let under = key.is_some_and(|k| mine(k) && k.lease == etcd.lease) || !self.rules.on(Rule::LeaseKey);
         (under && etcd.lease != 0).then_some(etcd.lease_until)
     }
 

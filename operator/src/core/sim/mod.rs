@@ -3,6 +3,7 @@
 //!
 //! * [`etcd`]: linearizable, with leases, late and lost requests, and restores.
 //! * [`replica`]: volumes with required sets, boot ids, volatile and durable writes.
+//! * [`unit`]: the cores of one group on one node put together as the driver does it.
 //! * [`world`]: hosts with drifting clocks, lossy links, crashes; checks the invariants after every step.
 //! * `scenarios`: every row of the traps that needs no data path, by name; `seeds`: random faults, then healing.
 
@@ -10,6 +11,7 @@ mod etcd;
 mod replica;
 mod scenarios;
 mod seeds;
+mod unit;
 mod world;
 
 /// A small generator (xorshift64*): the same numbers for the same seed, everywhere.

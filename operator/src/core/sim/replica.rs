@@ -20,6 +20,8 @@ pub(super) struct Replica {
     pub disk: DiskState,
     /// Peers this primary has brought up to date: they receive every write.
     pub synced: BTreeMap<NodeName, BootId>,
+    /// Members of the required set that have answered a flush since they got there.
+    pub settled: BTreeSet<NodeName>,
     pub frozen_since: Option<Instant>,
     pub pending: Option<u64>,
 }
@@ -36,6 +38,7 @@ impl Replica {
             filesystem: false,
             disk: DiskState::Consistent,
             synced: BTreeMap::new(),
+            settled: BTreeSet::new(),
             frozen_since: None,
             pending: None,
         }
@@ -47,6 +50,7 @@ impl Replica {
         }
         if desired.epoch != self.epoch {
             self.synced.clear();
+            self.settled.clear();
         }
         self.epoch = desired.epoch;
         self.role = desired.role;
@@ -63,6 +67,7 @@ impl Replica {
                     self.synced.entry(m.node.clone()).or_insert(m.boot);
                 }
                 self.required.clone_from(&desired.required);
+                self.settled.retain(|n| desired.required.iter().any(|m| m.node == *n));
             }
         }
         Ok(())
@@ -74,6 +79,7 @@ impl Replica {
         self.role = Role::Secondary;
         self.required.clear();
         self.synced.clear();
+        self.settled.clear();
         self.pending = None;
         self.frozen_since = None;
     }
@@ -85,7 +91,7 @@ impl Replica {
     ) -> VolumeStatus {
         let peers = peers.map(|(node, connected, boot)| {
             let resynced = connected && self.role == Role::Primary && self.synced.get(&node).copied() == boot;
-            let settled = resynced && self.required.iter().any(|m| m.node == node);
+            let settled = resynced && self.settled.contains(&node);
             PeerStatus {
                 node,
                 connection: if connected { ConnectionState::Connected } else { ConnectionState::Connecting },

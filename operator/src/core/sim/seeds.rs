@@ -26,7 +26,9 @@ fn disturb(w: &mut World) {
             w.repl_cut.insert((i.min(j), i.max(j)));
         }
         10 => w.etcd_up = !w.etcd_up,
-        11 => w.etcd.delete_leader(),
+        // Without data the lease itself is what keeps others away: etcd must not revoke it early.
+        11 if w.opts.volume => w.etcd.delete_leader(),
+        11 => {}
         12 => {
             w.hosts[i].paused = !w.hosts[i].paused;
             if !w.hosts[i].paused && w.dice.chance(50) {

@@ -3,6 +3,7 @@
 use super::Dice;
 use super::etcd::{Answer, Etcd, Request};
 use super::replica::Replica;
+use super::unit::{Input, Turn, Unit};
 use crate::core::beat::HeartbeatMsg;
 use crate::core::group::{Action, AfterPowerLoss, EtcdFacts, Event, GroupConfig, State};
 use crate::core::promises::{HeartbeatCore, Verdict};
@@ -12,7 +13,6 @@ use crate::core::runtime::{
     Container, ContainerState, Health, Need, RunEvent, RuntimeConfig, ServicePlan, Step, VolumePlan,
 };
 use crate::core::timing::Timers;
-use crate::core::unit::{Input, Turn, Unit};
 use baton_replicator::api::Desired;
 use baton_replicator::types::{Epoch, GroupName, Instant, NodeName, VolumeName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,12 +29,22 @@ pub(super) struct Options {
     pub seed: u64,
     pub drift: bool,
     pub after_power_loss: AfterPowerLoss,
+    /// The others do not know the last host.
+    pub newcomer: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let after_power_loss = AfterPowerLoss::Wait;
-        Self { nodes: 2, volume: true, rules: Rules::default(), seed: 1, drift: false, after_power_loss }
+        Self {
+            nodes: 2,
+            volume: true,
+            rules: Rules::default(),
+            seed: 1,
+            drift: false,
+            after_power_loss,
+            newcomer: false,
+        }
     }
 }
 
@@ -192,7 +202,9 @@ impl World {
             return;
         }
         let now = self.local(i);
-        let nodes: Vec<NodeName> = self.hosts.iter().map(|h| h.name.clone()).collect();
+        let last = self.hosts.len() - 1;
+        let known = if self.opts.newcomer && i != last { last } else { last + 1 };
+        let nodes: Vec<NodeName> = self.hosts.iter().take(known).map(|h| h.name.clone()).collect();
         let incarnation = self.dice.roll();
         let volumes = if self.opts.volume { vec![volume()] } else { Vec::new() };
         let plans = volumes.iter().map(|v| VolumePlan { volume: v.clone(), filesystem: Some("ext4".into()) });
@@ -369,11 +381,100 @@ impl World {
         let from = self.trace.len().saturating_sub(70);
         let mut all = self.trace[from..].join("\n");
         for (i, h) in self.hosts.iter().enumerate() {
-            let view = h.agent.as_ref().map(|a| a.unit.core().view_of());
+            let view = h.agent.as_ref().map(|a| {
+                (
+                    a.unit.core().view_of(),
+                    a.unit.runtime().report(),
+                    a.unit.runtime().marks(),
+                    h.address,
+                    &h.engine,
+                )
+            });
             all += &format!("\n{} power={} entitled={} {:?}", h.name, h.power, self.entitled(i), view);
         }
         all += &format!("\netcd leader={:?} insync={:?}", self.etcd.leader, self.etcd.insync);
         all
+    }
+
+    pub(super) fn view(&self, i: usize) -> Option<crate::core::group::GroupView> {
+        self.hosts[i].agent.as_ref().map(|a| a.unit.core().view_of())
+    }
+
+    pub(super) fn restarting(&mut self, i: usize) {
+        self.turn(i, Input::Group(Event::Restarting));
+    }
+
+    pub(super) fn restart_covered(&self, i: usize) -> bool {
+        self.hosts[i].agent.as_ref().is_some_and(|a| a.unit.core().restart_covered())
+    }
+
+    pub(super) fn order_move(&mut self, to: usize) {
+        self.etcd.target = Some(self.hosts[to].name.clone());
+        self.etcd.revision += 1;
+        self.wake();
+    }
+
+    pub(super) fn cancel_move(&mut self) {
+        self.etcd.target = None;
+        self.etcd.revision += 1;
+        self.wake();
+    }
+
+    pub(super) fn set_mode(&mut self, i: usize, mode: crate::status::NodeMode) {
+        self.etcd.modes.insert(self.hosts[i].name.clone(), mode);
+        self.etcd.revision += 1;
+        self.wake();
+    }
+
+    /// Someone rewrites the in-sync record with the same content: every guard on it fails.
+    pub(super) fn touch_insync(&mut self) {
+        self.etcd.revision += 1;
+        let revision = self.etcd.revision;
+        if let Some(i) = &mut self.etcd.insync {
+            i.revision = revision;
+        }
+    }
+
+    pub(super) fn restore(&mut self, mut backup: Etcd, cluster_id: u64) {
+        backup.cluster_id = cluster_id;
+        backup.leases = self.etcd.leases.clone();
+        backup.alive = self.etcd.alive.clone();
+        if let Some(l) = &backup.leader {
+            backup.leases.entry(l.lease).or_insert((l.value.node.clone(), self.now + 5000));
+        }
+        self.etcd = backup;
+        self.trace.push(format!("{:>7} etcd: restored as {cluster_id:x}", self.now));
+        self.wake();
+    }
+
+    /// An old acknowledgement of `from` for `to` arrives as if it were new.
+    pub(super) fn replay_ack(&mut self, from: usize, to: usize) {
+        let Some(agent) = &self.hosts[from].agent else { return };
+        let mut msg = agent.beats.lock().expect("lock").answer(self.local(from));
+        let epoch = self.etcd.insync.as_ref().map(|i| i.value.epoch).unwrap_or_default();
+        for beat in &mut msg.groups {
+            beat.epoch = epoch;
+            beat.ack = Some(crate::core::beat::Ack {
+                leader: self.hosts[to].name.clone(),
+                incarnation: 1,
+                epoch,
+                sent: self.local(to).plus(Duration::from_secs(1)),
+                promise_ms: 1500,
+            });
+        }
+        self.hosts[to].inbox.push((from, msg));
+    }
+
+    /// One message of `from` reaches `to` although the link is cut: it was on its way before.
+    pub(super) fn deliver(&mut self, from: usize, to: usize) {
+        let now = self.local(from);
+        let Some(agent) = &self.hosts[from].agent else { return };
+        let msg = agent.beats.lock().expect("lock").answer(now);
+        self.hosts[to].inbox.push((from, msg));
+    }
+
+    pub(super) fn drop_inbox(&mut self, i: usize) {
+        self.hosts[i].inbox.clear();
     }
 
     fn send(&mut self, delay: u64, flight: Flight) {
@@ -455,7 +556,9 @@ impl World {
                     out.push((to, msg));
                 }
             }
-            host.published = beats.serve_until(&group(), now);
+            // What was handed on stays in force until its end, also across a restart of the agent.
+            let joins = matches!(agent.unit.core().state(), State::Joining | State::Waiting);
+            host.published = beats.serve_until(&group(), now).or(host.published.filter(|_| joins));
         }
         for (to, msg) in out {
             if !self.cut.contains(&(i, to)) && !self.dice.chance(self.loss) {
@@ -772,7 +875,9 @@ impl World {
                 self.acked.insert(w);
             }
             self.hosts[i].replica.frozen_since = None;
-            if self.dice.chance(3) {
+            let new = required.iter().any(|m| !self.hosts[i].replica.settled.contains(&m.node));
+            if new || self.dice.chance(3) {
+                self.hosts[i].replica.settled = required.iter().map(|m| m.node.clone()).collect();
                 self.flushed = self.acked.clone();
                 for j in 0..self.hosts.len() {
                     if j == i || member(self, j).is_some() {

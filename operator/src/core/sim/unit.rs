@@ -1,14 +1,13 @@
-//! One group on one node: leadership, runtime and heartbeats put together, the same for the agent and the
-//! simulation.
+//! One group on one node: leadership, runtime and heartbeats put together in the order the driver does it.
 //!
 //! Order of effects: persist, then tell the heartbeats, then act. A durable promise or release is on disk
 //! before any heartbeat speaks of it.
 
-use super::group::{Action, EtcdFacts, Event, Facts, GroupConfig, GroupCore};
-use super::promises::{HeartbeatCore, Intent};
-use super::record::Durable;
-use super::rules::Rules;
-use super::runtime::{RunEvent, RunReport, Runtime, RuntimeConfig, Step};
+use crate::core::group::{Action, EtcdFacts, Event, Facts, GroupConfig, GroupCore};
+use crate::core::promises::{HeartbeatCore, Intent};
+use crate::core::record::Durable;
+use crate::core::rules::Rules;
+use crate::core::runtime::{RunEvent, RunReport, Runtime, RuntimeConfig, Step};
 use baton_replicator::types::{GroupName, Instant};
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +17,7 @@ const ROUNDS: usize = 6;
 
 /// What a unit is told.
 #[derive(Clone, Debug)]
-pub enum Input {
+pub(super) enum Input {
     /// Time passed, or the heartbeats have news.
     Tick,
     /// For the leadership.
@@ -29,62 +28,53 @@ pub enum Input {
 
 /// What it answers.
 #[derive(Debug, Default)]
-pub struct Turn {
+pub(super) struct Turn {
     /// Everything but [`Action::Persist`], in order.
-    pub actions: Vec<Action>,
+    pub(super) actions: Vec<Action>,
     /// Steps of the runtime to begin.
-    pub steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
 }
 
 /// One group on one node.
-pub struct Unit {
+pub(super) struct Unit {
     group: GroupName,
     core: GroupCore,
     runtime: Runtime,
     intent: Intent,
     report: RunReport,
-    unusable: Option<String>,
 }
 
 impl Unit {
     /// Nothing known yet.
-    #[must_use]
-    pub fn new(cfg: GroupConfig, run: RuntimeConfig, durable: Durable, rules: Rules, now: Instant) -> Self {
+    pub(super) fn new(
+        cfg: GroupConfig,
+        run: RuntimeConfig,
+        durable: Durable,
+        rules: Rules,
+        now: Instant,
+    ) -> Self {
         Self {
             group: cfg.group.clone(),
             core: GroupCore::new(cfg, durable, rules, now),
             runtime: Runtime::new(run, now),
             intent: Intent::silent(),
             report: RunReport::default(),
-            unusable: None,
         }
     }
 
     /// The leadership.
-    #[must_use]
-    pub fn core(&self) -> &GroupCore {
+    pub(super) fn core(&self) -> &GroupCore {
         &self.core
     }
 
     /// The runtime.
-    #[must_use]
-    pub fn runtime(&self) -> &Runtime {
+    pub(super) fn runtime(&self) -> &Runtime {
         &self.runtime
-    }
-
-    /// The group's plan changed.
-    pub fn reconfigure(&mut self, run: RuntimeConfig) {
-        self.runtime.reconfigure(run);
-    }
-
-    /// The group cannot be reached on this node (its link is down), or can be again.
-    pub fn set_unusable(&mut self, why: Option<String>) {
-        self.unusable = why;
     }
 
     /// Takes one input and everything that follows from it at once. `persist` returns when the memory is
     /// durable; the heartbeats' lock is never held while it runs.
-    pub fn turn(
+    pub(super) fn turn(
         &mut self,
         input: Input,
         etcd: EtcdFacts,
@@ -116,8 +106,7 @@ impl Unit {
                 continue;
             }
             let intent = self.core.intent();
-            let mut report = self.runtime.report();
-            report.unusable.clone_from(&self.unusable);
+            let report = self.runtime.report();
             if intent != self.intent {
                 let lock = &mut beats.lock().unwrap_or_else(PoisonError::into_inner);
                 lock.set_intent(&self.group, intent.clone());
