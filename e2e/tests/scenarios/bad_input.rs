@@ -37,7 +37,7 @@ fn specification() {
         t.expect("a good specification is accepted", good.code == Some(0), good.text().trim());
         // What is changed, into what, the line it stands on, and a word that the message must have.
         for (from, to, line, word) in [
-            ("deadtime: 1500ms", "deadtime: 600ms", 2, "600"),
+            ("deadtime: 1500ms", "deadtime: 600ms", 2, "heartbeat"),
             ("keepalive: 100ms", "keepalive: soon", 2, "keepalive"),
             ("address: 127.0.0.2", "address: 127.0.0.256", 5, "127.0.0.256"),
             ("prefer: [one]", "prefer: [three]", 8, "three"),

@@ -478,6 +478,15 @@ impl Owner {
         }
     }
 
+    fn refused(&self) -> BTreeMap<NodeName, u64> {
+        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let mut all: BTreeMap<NodeName, u64> =
+            self.link.refused_from.iter().map(|(name, n)| (name.clone(), load(n))).collect();
+        let known: u64 = all.values().sum();
+        all.insert(self.config.node.clone(), load(&self.link.refused).saturating_sub(known));
+        all
+    }
+
     fn publish(&mut self, peers: &BTreeMap<NodeName, PeerFacts>, now: Instant) {
         self.published = now;
         let groups = self.units.iter().map(|(name, unit)| (name.clone(), unit.input())).collect();
@@ -504,7 +513,7 @@ impl Owner {
             incarnation,
             etcd,
             peers,
-            refused: self.link.refused.load(Ordering::Relaxed),
+            refused: &self.refused(),
             modes: &self.modes,
             groups: &groups,
             volumes: self.volumes.as_deref(),

@@ -40,8 +40,9 @@ pub struct Input<'a> {
     pub etcd: EtcdStatus,
     /// Peers as heard.
     pub peers: &'a BTreeMap<NodeName, PeerFacts>,
-    /// Datagrams refused by the transport.
-    pub refused: u64,
+    /// Datagrams refused by the transport, by the node whose address they came from; under this node those from
+    /// elsewhere.
+    pub refused: &'a BTreeMap<NodeName, u64>,
     /// Modes of nodes.
     pub modes: &'a BTreeMap<NodeName, NodeMode>,
     /// Groups.
@@ -121,7 +122,7 @@ fn node(input: &Input<'_>, summaries: &BTreeMap<&NodeName, NodeSummary>, name: &
         // A silence that still lasts counts.
         longest_gap_ms: peer.map_or(0, |p| millis(p.longest_gap.max(age.unwrap_or_default()))),
         late_heartbeats: peer.map_or(0, |p| p.late),
-        refused_datagrams: if mine { input.refused } else { peer.map_or(0, |p| p.refused) },
+        refused_datagrams: input.refused.get(name).copied().unwrap_or(0),
     }
 }
 

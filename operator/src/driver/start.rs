@@ -196,7 +196,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         incarnation,
         etcd: EtcdStatus { endpoints: config.etcd.clone(), ..EtcdStatus::default() },
         peers: &BTreeMap::new(),
-        refused: 0,
+        refused: &BTreeMap::new(),
         modes: &BTreeMap::new(),
         groups: &units.iter().map(|(n, u): (&GroupName, &Unit)| (n.clone(), u.input())).collect(),
         volumes: None,

@@ -69,6 +69,18 @@ pub struct LinkCounters {
     pub received: AtomicU64,
     /// Datagrams refused: garbage, another version, bad authentication, strangers.
     pub refused: AtomicU64,
+    /// Those among them that came from a peer's address (which may be forged).
+    pub refused_from: BTreeMap<NodeName, AtomicU64>,
+}
+
+impl LinkCounters {
+    fn refuse(&self, peers: &BTreeMap<NodeName, Vec<IpAddr>>, from: IpAddr) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        let sender = peers.iter().find(|(_, links)| links.contains(&from)).map(|(name, _)| name);
+        if let Some(counter) = sender.and_then(|name| self.refused_from.get(name)) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The running thread. Dropping it stops and joins it.
@@ -101,7 +113,8 @@ impl HeartbeatThread {
             sockets.push(bind().map_err(|source| StartError::Bind { address, source })?);
         }
         let stop = Arc::new(AtomicBool::new(false));
-        let counters = Arc::new(LinkCounters::default());
+        let refused_from = config.peers.keys().map(|name| (name.clone(), AtomicU64::new(0))).collect();
+        let counters = Arc::new(LinkCounters { refused_from, ..LinkCounters::default() });
         let (tell, told) = std::sync::mpsc::channel();
         let round = Round {
             config,
@@ -176,20 +189,23 @@ impl Round {
     fn receive(&self, buffer: &mut [u8]) {
         for socket in &self.sockets {
             for _ in 0..DRAIN {
-                let Ok((length, _)) = socket.recv_from(buffer) else { break };
+                let Ok((length, source)) = socket.recv_from(buffer) else { break };
                 let Ok((from, message)) = self.sealer.open(&buffer[..length]) else {
-                    self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                    self.counters.refuse(&self.config.peers, source.ip());
                     continue;
                 };
                 let now = clock::now();
                 let answer = {
                     let mut core = self.lock();
                     let verdict = core.on_datagram(&from, message, now);
-                    let counter = match verdict {
-                        Verdict::Taken | Verdict::Answer | Verdict::Duplicate => &self.counters.received,
-                        Verdict::Refused | Verdict::Stranger => &self.counters.refused,
-                    };
-                    counter.fetch_add(1, Ordering::Relaxed);
+                    match verdict {
+                        Verdict::Taken | Verdict::Answer | Verdict::Duplicate => {
+                            self.counters.received.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Verdict::Refused | Verdict::Stranger => {
+                            self.counters.refuse(&self.config.peers, source.ip());
+                        }
+                    }
                     (verdict == Verdict::Answer).then(|| core.answer(now))
                 };
                 if let Some(answer) = answer {

@@ -40,7 +40,14 @@ fn try_attach(shared: &Arc<Shared>, config: &VolumeConfig) -> Result<(), Problem
         (false, false, _) | (true, false, Backing::Device(_)) => {
             let (length, content) = setup.create().map_err(|e| failed(e.to_string()))?;
             BackingStore::create(&config.backing, config.size_bytes).map_err(store_failed)?;
-            MetaFile::create(&config.metadata, length, &content).map_err(store_failed)?;
+            if let Err(error) = MetaFile::create(&config.metadata, length, &content) {
+                // The file was made a moment ago and is empty: left alone it would look like a replica that has lost
+                // its metadata.
+                if let Backing::File(path) = &config.backing {
+                    let _ = std::fs::remove_file(path);
+                }
+                return Err(store_failed(error));
+            }
             tracing::info!(volume = %config.volume, "created: {} bytes, metadata in {meta_path}", config.size_bytes);
         }
         (true, false, Backing::File(path)) => {

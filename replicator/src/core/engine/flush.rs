@@ -133,6 +133,15 @@ impl Engine {
     }
 
     /// Gives up all flushes: the front end is gone, the role ends.
+    /// Flushes that the front end still waits for.
+    pub(super) fn unanswered_flushes(&self) -> Vec<u64> {
+        let open = |f: &Flush| match f.kind {
+            FlushKind::Front(id) if !f.answered => Some(id),
+            _ => None,
+        };
+        self.flushes.values().filter_map(open).collect()
+    }
+
     pub(super) fn forget_flushes(&mut self) {
         self.flushes.clear();
         self.clean = None;

@@ -72,7 +72,11 @@ impl Engine {
             return;
         }
         self.last_front = self.now;
-        if self.stopping || self.disk == DiskState::Failed {
+        if self.disk == DiskState::Failed {
+            self.out.push(Action::Reply { id, result: Err(()) });
+            return;
+        }
+        if self.stopping {
             return; // Never answered: it fails when the device goes.
         }
         let fits = |range: &Range| range.end <= self.superblock.size;
@@ -242,6 +246,9 @@ impl Engine {
         let data = match result {
             Ok(data) => data,
             Err(reason) => {
+                if let Use::FrontRead(id) = what {
+                    self.out.push(Action::Reply { id, result: Err(()) });
+                }
                 self.fail_disk(reason);
                 return;
             }
@@ -376,6 +383,21 @@ impl Engine {
             self.drop_op(id);
         }
         self.by_seq.clear();
+    }
+
+    /// Fails everything the front end waits for, reads and flushes too: the disk is gone. An application that gets
+    /// an error can be stopped and its group handed over; one that hangs cannot.
+    pub(super) fn fail_front(&mut self) {
+        let reads: Vec<u64> = self
+            .store
+            .values()
+            .filter_map(|(what, _)| if let Use::FrontRead(id) = what { Some(*id) } else { None })
+            .collect();
+        for id in reads.into_iter().chain(self.unanswered_flushes()) {
+            self.out.push(Action::Reply { id, result: Err(()) });
+        }
+        self.forget_flushes();
+        self.abort_front();
     }
 
     /// Takes an operation out: at once if it has not started, else when the store is done with it.

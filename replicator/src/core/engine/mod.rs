@@ -221,6 +221,7 @@ impl Engine {
         self.disk = DiskState::Failed;
         self.alarm(format!("the disk failed: {reason}"));
         self.transactions.clear();
+        self.fail_front();
         self.close_all_sessions("the local disk failed");
         for peer in 0..self.peers.len() {
             self.dial(peer, false);
