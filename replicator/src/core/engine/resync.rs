@@ -21,6 +21,7 @@ const CHUNK: u64 = 128 << 10;
 const WINDOW: usize = 32;
 /// Copies under way when it is not.
 const BUSY_WINDOW: usize = 4;
+static ZEROES: [u8; 4096] = [0; 4096];
 /// Bytes between two checkpoints.
 const CHECKPOINT: u64 = 64 << 20;
 
@@ -126,7 +127,7 @@ impl Engine {
         resync.sending += 1;
         self.last_seq += 1;
         let seq = self.last_seq;
-        let message = if data.iter().all(|byte| *byte == 0) {
+        let message = if data.chunks(ZEROES.len()).all(|part| *part == ZEROES[..part.len()]) {
             Message::CopyZero { seq, range }
         } else {
             Message::Copy { seq, offset: range.start, data }

@@ -1,0 +1,5 @@
+//! The replicator's core in a simulated world: named traps, then seeds.
+
+mod sim;
+mod traps;
+mod world;
