@@ -282,7 +282,13 @@ fn nonsense_from_a_peer_costs_its_session_and_nothing_else() {
     }
     // To the secondary: out of the volume, of another epoch, from nobody.
     let session = w.links[0].ends.iter().find(|(n, _)| *n == 1).map(|(_, s)| *s).expect("a session");
-    w.give(1, Event::Frame { session: SessionId(424_242), frame: Frame { epoch: epoch(1), message: Message::Ping } });
+    w.give(
+        1,
+        Event::Frame {
+            session: SessionId(424_242),
+            frame: Frame { epoch: epoch(1), message: Message::Ping },
+        },
+    );
     let message = Message::Write { seq: 9, offset: SIZE, durable: 0, data: data(1, 1) };
     w.give(1, Event::Frame { session, frame: Frame { epoch: epoch(1), message } });
     assert!(w.alarms.iter().any(|a| a.contains("alpha was disconnected")));

@@ -125,6 +125,8 @@ pub struct World {
     pub cut: BTreeSet<(usize, usize)>,
     pub stalled: BTreeSet<(usize, usize)>,
     pub size: u64,
+    /// How much time passes per step.
+    pub pace: u64,
     pub log: Vec<String>,
     pub alarms: Vec<String>,
     last_session: u64,
@@ -149,6 +151,7 @@ impl World {
             cut: BTreeSet::new(),
             stalled: BTreeSet::new(),
             size,
+            pace: 1,
             log: Vec::new(),
             alarms: Vec::new(),
             last_session: 0,
@@ -375,7 +378,7 @@ impl World {
 
     /// One small thing happens somewhere. False if nothing could.
     pub fn step(&mut self) -> bool {
-        self.now = self.now.plus(Duration::from_micros(20 + self.random.below(200)));
+        self.now = self.now.plus(Duration::from_micros((20 + self.random.below(200)) * self.pace));
         let due = (0..self.nodes.len()).find(|i| self.is_up(*i) && self.nodes[*i].next_tick <= self.now);
         if let Some(i) = due {
             self.nodes[i].next_tick = self.now.plus(Duration::from_millis(50));
@@ -424,7 +427,8 @@ impl World {
         let at = self.random.below(self.nodes[i].store.len() as u64) as usize;
         let (tag, op) = self.nodes[i].store.remove(at);
         let node = &mut self.nodes[i];
-        let result = if node.broken { Err("cannot write: I/O error".to_owned()) } else { Ok(node.disk.apply(&op)) };
+        let result =
+            if node.broken { Err("cannot write: I/O error".to_owned()) } else { Ok(node.disk.apply(&op)) };
         self.give(i, Event::StoreDone { tag, result });
         true
     }
@@ -466,7 +470,8 @@ impl World {
                     continue;
                 }
                 // Its session must be known to the engine before its frames are.
-                let opening = |e: &Event| matches!(e, Event::SessionOpened { session: s, .. } if *s == session);
+                let opening =
+                    |e: &Event| matches!(e, Event::SessionOpened { session: s, .. } if *s == session);
                 if self.nodes[i].events.iter().any(opening) {
                     continue;
                 }
@@ -512,17 +517,36 @@ impl World {
                     let peers: Vec<String> = s
                         .peers
                         .iter()
-                        .map(|p| format!("{}={:?}({:?}, {:?}, dirty {})", p.node, p.connection, p.reason, p.boot, p.dirty_bytes))
+                        .map(|p| {
+                            format!(
+                                "{}={:?}({:?}, {:?}, dirty {})",
+                                p.node, p.connection, p.reason, p.boot, p.dirty_bytes
+                            )
+                        })
                         .collect();
                     format!(
                         "{}: {:?} {:?} epoch {} gen {} boot {} frozen {:?} required {:?} [{}]",
-                        n.name, s.role, s.disk, s.epoch, s.generation, s.boot, s.frozen, s.required, peers.join(", ")
+                        n.name,
+                        s.role,
+                        s.disk,
+                        s.epoch,
+                        s.generation,
+                        s.boot,
+                        s.frozen,
+                        s.required,
+                        peers.join(", ")
                     )
                 }
             })
             .collect();
         let tail = self.log.len().saturating_sub(40);
-        format!("now {:?}\n{}\n{}\nalarms {:?}", self.now, nodes.join("\n"), self.log[tail..].join("\n"), self.alarms)
+        format!(
+            "now {:?}\n{}\n{}\nalarms {:?}",
+            self.now,
+            nodes.join("\n"),
+            self.log[tail..].join("\n"),
+            self.alarms
+        )
     }
 
     pub fn is_attached(&self, i: usize) -> bool {
@@ -557,19 +581,6 @@ impl World {
     pub fn write(&mut self, i: usize, block: u64, value: u64) -> bool {
         let id = 1_000_000 + value;
         self.request(i, id, FrontOp::Write(block * BLOCK, data(value, 1)));
-        let end = self.now.plus(Duration::from_millis(300));
-        while self.now < end {
-            if let Some(result) = self.reply(i, id) {
-                return result.is_ok();
-            }
-            self.step();
-        }
-        false
-    }
-
-    pub fn flush(&mut self, i: usize) -> bool {
-        let id = 2_000_000 + self.now.0;
-        self.request(i, id, FrontOp::Flush);
         let end = self.now.plus(Duration::from_millis(300));
         while self.now < end {
             if let Some(result) = self.reply(i, id) {
