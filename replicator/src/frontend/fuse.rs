@@ -239,12 +239,12 @@ impl Made {
 
     fn unmount(&mut self, flags: UnmountFlags) -> Vec<String> {
         let mut problems = Vec::new();
-        if std::mem::take(&mut self.mounted) {
-            if let Err(e) = unmount(&self.dir, flags) {
-                problems.push(format!("cannot unmount {}: {e}", self.dir.display()));
-                // A connection that cannot be unmounted must at least not hold up anybody.
-                let _ = unmount(&self.dir, UnmountFlags::FORCE | UnmountFlags::DETACH);
-            }
+        if std::mem::take(&mut self.mounted)
+            && let Err(e) = unmount(&self.dir, flags)
+        {
+            problems.push(format!("cannot unmount {}: {e}", self.dir.display()));
+            // A connection that cannot be unmounted must at least not hold up anybody.
+            let _ = unmount(&self.dir, UnmountFlags::FORCE | UnmountFlags::DETACH);
         }
         let _ = std::fs::remove_dir(&self.dir);
         problems

@@ -66,7 +66,7 @@ pub enum StoreOp {
 
 impl StoreOp {
     /// The bytes it touches and whether it changes them; none for a flush.
-    fn range(&self) -> Option<(Range<u64>, bool)> {
+    fn range(&self) -> Option<Touched> {
         let (offset, len, changes) = match self {
             Self::Read { offset, len } => (*offset, u64::from(*len), false),
             Self::Write { offset, data } => (*offset, data.len() as u64, true),
@@ -102,6 +102,9 @@ pub struct BackingStore {
     shared: Arc<Shared>,
 }
 
+/// A range of bytes and whether it is changed.
+type Touched = (Range<u64>, bool);
+
 struct Shared {
     file: File,
     path: PathBuf,
@@ -114,7 +117,7 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Job>,
-    running: Vec<(u64, Option<(Range<u64>, bool)>)>,
+    running: Vec<(u64, Option<Touched>)>,
     next_job: u64,
     closed: bool,
     threads: usize,
@@ -319,8 +322,7 @@ pub(super) fn lock(file: &File, path: &Path) -> Result<(), StoreError> {
 impl Queue {
     /// Takes the first job that overlaps nothing before it; for a flush, all flushes that wait.
     fn take(&mut self) -> Option<(u64, Vec<Job>)> {
-        let mut before: Vec<(Range<u64>, bool)> =
-            self.running.iter().filter_map(|(_, r)| r.clone()).collect();
+        let mut before: Vec<Touched> = self.running.iter().filter_map(|(_, r)| r.clone()).collect();
         let mut found = None;
         for (i, job) in self.waiting.iter().enumerate() {
             let Some((range, changes)) = job.op.range() else {

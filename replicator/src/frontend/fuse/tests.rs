@@ -40,7 +40,9 @@ struct Memory {
 
 impl Memory {
     fn execute(&self, op: &Op) -> Bytes {
-        let count = |counter: &AtomicU64| drop(counter.fetch_add(1, Ordering::SeqCst));
+        let count = |counter: &AtomicU64| {
+            counter.fetch_add(1, Ordering::SeqCst);
+        };
         let mut bytes = self.bytes.lock().unwrap();
         let range = |offset: u64, len: u64| offset as usize..(offset + len) as usize;
         match op {
@@ -383,9 +385,57 @@ fn victim() {
     let Some(dir) = std::env::var_os("BATON_TEST_VICTIM_DIR") else { return };
     let rig = Rig::start_as(Path::new(&dir), "test-victim", false);
     let device = rig.ready();
+    if std::env::var_os("BATON_TEST_VICTIM_STUCK").is_some() {
+        rig.memory.frozen.store(true, Ordering::SeqCst);
+        let path = rig.config.run_dir.join(format!("frontend/test-victim-webstore/{}", rig.name()));
+        thread::spawn(move || {
+            let sync = move || File::open(path).and_then(|f| f.sync_all()).map_err(|e| e.to_string());
+            sys::apart("syncing our own file", Duration::from_secs(600), sync)
+        });
+        wait_for("the sync to be stuck", || rig.front_end.pending() == 1);
+    }
     println!("READY {}", device.local_path.display());
     thread::sleep(Duration::from_secs(600));
 }
+
+fn spawn_victim(dir: &Path, stuck: bool) -> (std::process::Child, PathBuf) {
+    // In a mount namespace of its own, as in a container.
+    let mut command = Program::new("unshare");
+    command
+        .args(["-m", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "frontend::fuse::tests::victim", "--nocapture"])
+        .env("BATON_TEST_VICTIM_DIR", dir)
+        .stdout(Stdio::piped());
+    if stuck {
+        command.env("BATON_TEST_VICTIM_STUCK", "1");
+    }
+    let mut victim = command.spawn().unwrap();
+    let device = BufReader::new(victim.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok)
+        .find_map(|l| l.split_once("READY ").map(|(_, d)| PathBuf::from(d)))
+        .expect("the victim's device");
+    (victim, device)
+}
+
+#[test]
+fn a_process_killed_while_it_waits_for_itself_ends() {
+    if !available() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let tag_file = stale::file_prefix("test-victim");
+    let _one_at_a_time = VICTIM.lock().unwrap();
+    let (mut victim, _) = spawn_victim(dir.path(), true);
+    victim.kill().unwrap();
+    wait_for("the killed process to end", || victim.try_wait().unwrap().is_some());
+    let _ = stale::clean("test-victim", &dir.path().join("run"), &dir.path().join("dev"));
+    wait_for("its device to go", || !attached().iter().any(|(_, n)| n.starts_with(&tag_file)));
+}
+
+/// The victims have one tag.
+static VICTIM: Mutex<()> = Mutex::new(());
 
 #[test]
 fn a_killed_process_fails_io_and_the_next_one_cleans_up() {
@@ -393,20 +443,8 @@ fn a_killed_process_fails_io_and_the_next_one_cleans_up() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    // In a mount namespace of its own, as in a container.
-    let mut victim = Program::new("unshare")
-        .args(["-m", "--"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "frontend::fuse::tests::victim", "--nocapture"])
-        .env("BATON_TEST_VICTIM_DIR", dir.path())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let device = BufReader::new(victim.stdout.take().unwrap())
-        .lines()
-        .map_while(Result::ok)
-        .find_map(|l| l.split_once("READY ").map(|(_, d)| PathBuf::from(d)))
-        .expect("the victim's device");
+    let _one_at_a_time = VICTIM.lock().unwrap();
+    let (mut victim, device) = spawn_victim(dir.path(), false);
     mkfs::make_filesystem(&device, "ext4", WAIT).unwrap();
     let mounted = Mounted::new(&device, &dir.path().join("mnt"));
     let file = File::create(mounted.0.join("file")).unwrap();
