@@ -1,1 +1,65 @@
-//! Placeholder, to be written.
+//! The way to the peers: framed, authenticated TCP sessions, one per volume and peer.
+//!
+//! Nothing here knows what a frame means. Sessions carry [`RawFrame`]s in order, without loss while they live;
+//! a session that ends says why, once, and is never revived: a new one takes its place.
+//!
+//! Of two nodes, the one whose name sorts lower has the [`Dialer`] for a volume, the other waits at its
+//! [`Listener`]; so there is one session at a time.
+//!
+//! Invariants: no frame is delivered before both sides have proved that they know the cluster secret; lengths
+//! are checked before use, checksums before delivery; what is queued is bounded. Every event of a session comes
+//! in order: Opened, Frame…, Closed. If a thread here dies, the process dies (`panic = "abort"`).
+
+mod auth;
+mod connect;
+mod frame;
+pub mod secret;
+mod session;
+
+pub use connect::{Admit, Dialer, DialerConfig, Listener, ListenerConfig};
+pub use frame::{FrameError, MAX_BODY, MAX_HEAD, RESERVED_KINDS, RawFrame};
+pub use secret::{Secret, SecretError};
+pub use session::{CloseReason, SendError, Session};
+
+use crate::types::{NodeName, VolumeName};
+use std::sync::Arc;
+
+/// Names a session within this process; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// What the transport tells its owner. Sent from the transport's own threads.
+#[derive(Debug)]
+pub enum TransportEvent {
+    /// Both sides proved who they are. Frames of this session follow.
+    Opened(Session),
+    /// A frame arrived, complete and with a good checksum.
+    Frame {
+        /// The session it came by.
+        session: SessionId,
+        /// The frame.
+        frame: RawFrame,
+    },
+    /// The session ended. Nothing of it follows.
+    Closed {
+        /// The session.
+        session: SessionId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A dialer could not get a session and tries again. Sent when the reason changes.
+    DialFailed {
+        /// The peer.
+        peer: NodeName,
+        /// The volume.
+        volume: VolumeName,
+        /// Why, as one sentence.
+        reason: String,
+    },
+}
+
+/// Where the transport's events go. Must not block for long: it runs on the threads that read the sockets.
+pub type EventSink = Arc<dyn Fn(TransportEvent) + Send + Sync>;
+
+#[cfg(test)]
+mod tests;

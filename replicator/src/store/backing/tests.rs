@@ -1,0 +1,192 @@
+use super::*;
+use std::process::Command;
+use std::sync::mpsc::{Receiver, channel};
+
+const WAIT: Duration = Duration::from_secs(10);
+const MIB: u64 = 1 << 20;
+
+struct Rig {
+    store: BackingStore,
+    done: Receiver<Completion>,
+}
+
+impl Rig {
+    fn open(path: &Path, size: u64) -> Self {
+        let (tx, done) = channel();
+        let store = BackingStore::open(&Backing::File(path.into()), size, move |c| drop(tx.send(c))).unwrap();
+        Self { store, done }
+    }
+
+    fn create(path: &Path, size: u64) -> Self {
+        BackingStore::create(&Backing::File(path.into()), size).unwrap();
+        Self::open(path, size)
+    }
+
+    fn run(&self, op: StoreOp) -> Result<Option<Bytes>, StoreError> {
+        self.store.submit(99, op);
+        let done = self.done.recv_timeout(WAIT).unwrap();
+        assert_eq!(done.tag, 99);
+        done.result
+    }
+
+    fn read(&self, offset: u64, len: u32) -> Bytes {
+        self.run(StoreOp::Read { offset, len }).unwrap().unwrap()
+    }
+}
+
+fn block(byte: u8) -> Bytes {
+    Bytes::from(vec![byte; 4096])
+}
+
+/// A filesystem in memory of `size`, unmounted at the end; none without the right to mount.
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    fn new(size: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        let ok = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(dir.path()).status();
+        if ok.is_ok_and(|s| s.success()) {
+            return Some(Self(dir));
+        }
+        eprintln!("SKIPPED: cannot mount a tmpfs here");
+        None
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn reads_what_was_written_and_zeroes_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("volumes/web.img");
+    let rig = Rig::create(&path, 64 * MIB);
+    // Unaligned memory is copied, aligned memory is not; both arrive.
+    let unaligned = Bytes::from(vec![5; 8193]).slice(1..);
+    rig.run(StoreOp::Write { offset: 8192, data: unaligned }).unwrap();
+    rig.run(StoreOp::Write { offset: MIB, data: AlignedBuf::copy_of(&[6; 4096]).into_bytes() }).unwrap();
+    assert!(rig.run(StoreOp::Flush).unwrap().is_none());
+    let data = rig.read(4096, 16384);
+    assert!(AlignedBuf::is_aligned(&data));
+    assert!(data[..4096].iter().all(|b| *b == 0));
+    assert!(data[4096..12288].iter().all(|b| *b == 5));
+    assert!(data[12288..].iter().all(|b| *b == 0));
+    assert_eq!(rig.read(MIB, 4096), block(6));
+    assert!(rig.store.close(WAIT));
+    assert!(matches!(rig.run(StoreOp::Flush), Err(StoreError::Closed { .. })));
+    assert_eq!(Rig::open(&path, 64 * MIB).read(MIB, 4096), block(6));
+}
+
+#[test]
+fn overlapping_commands_keep_their_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::create(&dir.path().join("v"), MIB);
+    for round in 0..200u64 {
+        rig.store.submit(round, StoreOp::Write { offset: 0, data: Bytes::from(vec![round as u8; 65536]) });
+        rig.store.submit(1000 + round, StoreOp::Read { offset: 4096, len: 4096 });
+        rig.store.submit(2000 + round, StoreOp::WriteZeroes { offset: 8192, len: 4096 });
+    }
+    for _ in 0..600 {
+        let done = rig.done.recv_timeout(WAIT).unwrap();
+        if let (1000..2000, data) = (done.tag, done.result.unwrap()) {
+            assert_eq!(
+                data.unwrap()[0],
+                (done.tag - 1000) as u8,
+                "a read saw another write than the one before it"
+            );
+        }
+    }
+    assert_eq!(rig.read(0, 12288)[8192], 0);
+    assert_eq!(rig.read(0, 12288)[8191], 199);
+}
+
+#[test]
+fn discard_and_zeroes_read_as_zeroes_and_holes_are_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::create(&dir.path().join("v"), 64 * MIB);
+    assert_eq!(rig.store.allocated_ranges().unwrap(), vec![]);
+    let data = Bytes::from(vec![9; MIB as usize]);
+    for offset in [0, 10 * MIB, 63 * MIB] {
+        rig.run(StoreOp::Write { offset, data: data.clone() }).unwrap();
+    }
+    assert_eq!(rig.store.allocated_ranges().unwrap(), vec![0..MIB, 10 * MIB..11 * MIB, 63 * MIB..64 * MIB]);
+    rig.run(StoreOp::Discard { offset: 0, len: 5 * MIB }).unwrap();
+    rig.run(StoreOp::WriteZeroes { offset: 10 * MIB, len: 4096 }).unwrap();
+    assert_eq!(rig.read(0, 4096), block(0));
+    assert_eq!(rig.read(10 * MIB, 4096), block(0));
+    assert_eq!(rig.read(10 * MIB + 4096, 4096), block(9));
+    let ranges = rig.store.allocated_ranges().unwrap();
+    assert!(
+        ranges.iter().all(|r| r.start >= 10 * MIB) && ranges.last() == Some(&(63 * MIB..64 * MIB)),
+        "{ranges:?}"
+    );
+}
+
+#[test]
+fn where_holes_cannot_be_punched_zeroes_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::create(&dir.path().join("v"), 4 * MIB);
+    rig.run(StoreOp::Write { offset: 0, data: Bytes::from(vec![9; 4 * MIB as usize]) }).unwrap();
+    // Inserting a range and keeping the size is a combination that no filesystem takes.
+    let impossible = FallocateFlags::INSERT_RANGE | FallocateFlags::KEEP_SIZE;
+    rig.store.shared.make_zero(impossible, 4096, 3 * MIB).unwrap();
+    assert_eq!(rig.read(0, 4096), block(9));
+    assert!(rig.read(4096, 3 * MIB as u32).iter().all(|b| *b == 0));
+    assert_eq!(rig.read(3 * MIB + 4096, 4096), block(9));
+}
+
+#[test]
+fn a_full_disk_is_an_error_that_names_file_and_place() {
+    let Some(tmpfs) = Tmpfs::new("1m") else { return };
+    let path = tmpfs.0.path().join("web.img");
+    let rig = Rig::create(&path, 64 * MIB);
+    rig.run(StoreOp::Write { offset: 0, data: block(1) }).unwrap();
+    let error = rig
+        .run(StoreOp::Write { offset: 4 * MIB, data: Bytes::from(vec![2; 2 * MIB as usize]) })
+        .unwrap_err();
+    assert_eq!(error.errno(), libc::ENOSPC);
+    let text = error.to_string();
+    assert!(
+        text.contains("write 2097152 bytes at 4194304 of") && text.contains(path.to_str().unwrap()),
+        "{text}"
+    );
+    assert_eq!(rig.read(0, 4096), block(1), "what was there stays");
+    // Space given back can be used again.
+    rig.run(StoreOp::Discard { offset: 0, len: 64 * MIB }).unwrap();
+    rig.run(StoreOp::Write { offset: 0, data: block(3) }).unwrap();
+    assert!(rig.store.close(WAIT));
+}
+
+#[test]
+fn a_store_is_opened_once_and_only_with_its_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("v");
+    let backing = Backing::File(path.clone());
+    assert!(!BackingStore::exists(&backing));
+    assert!(BackingStore::open(&backing, MIB, |_| ()).is_err());
+    let rig = Rig::create(&path, MIB);
+    assert!(BackingStore::exists(&backing));
+    assert!(BackingStore::create(&backing, MIB).is_err(), "an existing file is never replaced");
+    assert!(matches!(BackingStore::open(&backing, MIB, |_| ()), Err(StoreError::Locked { .. })));
+    assert!(matches!(BackingStore::open(&backing, 2 * MIB, |_| ()), Err(StoreError::Size { .. })));
+    assert!(matches!(rig.run(StoreOp::Read { offset: MIB, len: 4096 }), Err(StoreError::BadRange { .. })));
+    assert!(matches!(rig.run(StoreOp::Discard { offset: 1, len: 4096 }), Err(StoreError::BadRange { .. })));
+    drop(rig);
+    Rig::open(&path, MIB);
+}
+
+#[test]
+fn flushes_that_wait_together_all_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::create(&dir.path().join("v"), MIB);
+    for tag in 0..40 {
+        rig.store.submit(tag, StoreOp::Flush);
+    }
+    let mut tags: Vec<u64> = (0..40).map(|_| rig.done.recv_timeout(WAIT).unwrap().tag).collect();
+    tags.sort_unstable();
+    assert_eq!(tags, (0..40).collect::<Vec<_>>());
+}
