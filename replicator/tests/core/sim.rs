@@ -296,13 +296,10 @@ impl Sim {
                 self.note(format!("{} leaves the set", name(peer)));
             } else if known.is_none() && p.resynced && self.w.random.chance(200) {
                 self.required.insert(peer, p.boot.expect("connected"));
-            } else if known.is_some()
-                && in_set.is_none()
-                && p.settled
-                && p.boot == known
+            } else if let Some(boot) = known.filter(|_| in_set.is_none() && p.settled && p.boot == known)
                 && self.w.random.chance(300)
             {
-                self.insync.insert(peer, known.expect("known"));
+                self.insync.insert(peer, boot);
                 self.note(format!("{} joins the set", name(peer)));
             } else {
                 continue;

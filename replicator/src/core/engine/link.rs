@@ -127,10 +127,10 @@ impl Engine {
             Message::Pong => true,
             Message::Hello(greeting) => self.hello(session, peer, frame.epoch, greeting),
             message if self.peers[peer].session == Some(session) => {
-                self.from_secondary(peer, session, frame.epoch, message)
+                self.secondary_says(peer, session, frame.epoch, message)
             }
             message if self.upstream.as_ref().is_some_and(|u| u.session == session) => {
-                frame.epoch == self.superblock.epoch && self.from_primary(session, message)
+                frame.epoch == self.superblock.epoch && self.primary_says(session, message)
             }
             _ => return, // Late, of a conversation that we have ended.
         };
@@ -148,7 +148,7 @@ impl Engine {
         }
     }
 
-    fn from_secondary(
+    fn secondary_says(
         &mut self,
         peer: usize,
         session: SessionId,

@@ -234,6 +234,24 @@ impl Engine {
         &self.config
     }
 
+    /// Takes over what may change while attached: addresses, timeout and rate.
+    ///
+    /// # Errors
+    /// Something else differs; detach first.
+    pub fn reconfigure(&mut self, config: VolumeConfig) -> Result<(), &'static str> {
+        let nodes = |c: &VolumeConfig| c.peers.iter().map(|p| p.node.clone()).collect::<BTreeSet<_>>();
+        let (old, new) = (&self.config, &config);
+        if (&old.group, &old.backing, &old.metadata) != (&new.group, &new.backing, &new.metadata) {
+            Err("group, backing store and metadata cannot change while the volume is attached")
+        } else if old.size_bytes != new.size_bytes || old.protocol != new.protocol || nodes(old) != nodes(new)
+        {
+            Err("size, protocol and the set of peers cannot change while the volume is attached")
+        } else {
+            self.config = config;
+            Ok(())
+        }
+    }
+
     /// The role in force.
     #[must_use]
     pub fn role(&self) -> Role {

@@ -160,7 +160,7 @@ impl Engine {
     }
 
     /// A frame of the primary, of its epoch. False: it does not fit.
-    pub(super) fn from_primary(&mut self, session: SessionId, message: Message) -> bool {
+    pub(super) fn primary_says(&mut self, session: SessionId, message: Message) -> bool {
         let now = self.now;
         let Some(upstream) = self.stage(session) else { return true };
         upstream.last_heard = now;

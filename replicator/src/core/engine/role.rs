@@ -243,6 +243,9 @@ impl Engine {
             Err(reason) => {
                 self.front_end = false;
                 self.alarm(format!("the front end ended: {reason}"));
+                if self.transition.as_ref().is_some_and(|t| t.step == Step::Releasing) {
+                    self.step(Step::Draining); // It was being taken away while it was starting.
+                }
             }
         }
     }

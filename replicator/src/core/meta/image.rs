@@ -34,7 +34,7 @@ pub enum MetaError {
     #[error("a volume can have at most {MAX_PEERS} peers")]
     TooManyPeers,
     /// The size is zero, not a multiple of 4096 or too large.
-    #[error("{0} bytes is not a size a volume can have: a multiple of 4096, at most 16 TiB")]
+    #[error("{0} bytes is not a size a volume can have: a multiple of 4096, at most 4 TiB")]
     Size(u64),
 }
 

@@ -1,0 +1,486 @@
+//! One volume's owner loop: inputs become events, actions become calls.
+//!
+//! Everything arrives on one bounded channel; nothing called from here blocks. The clock is read once per
+//! event, right before the engine decides, so an answer leaves at most one event's work after it was judged.
+
+use super::{Answer, Shared, clock};
+use crate::api::{Problem, VolumeConfig, VolumeStatus};
+use crate::control::problem;
+use crate::core::engine::{
+    Action, Engine, Event, FrontOp, SessionId as CoreSession, StoreOp as CoreStoreOp, Token,
+};
+use crate::core::frame::Frame;
+use crate::core::range::Range;
+use crate::frontend::probe::{Signature, probe};
+use crate::frontend::{Device, Errno, FrontEnd, FrontEndConfig, FrontEndEvent, Op};
+use crate::store::{BackingStore, Completion, MetaFile, StoreOp};
+use crate::transport::{Dialer, DialerConfig, RawFrame, Session, TransportEvent};
+use crate::types::{Epoch, GroupName, Instant, NodeName};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+
+/// The engine's clock hand: timeouts are judged this often; a tenth of the shortest useful peer_timeout.
+const TICK: Duration = Duration::from_millis(50);
+/// For what the store and the metadata file still do at the end.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// What arrives at a volume.
+pub(super) enum Input {
+    Store(Completion),
+    Meta(Completion),
+    Transport(TransportEvent),
+    /// The number tells this front end's events from an earlier one's.
+    Front(u64, FrontEndEvent),
+    Desired(crate::api::Desired, Answer),
+    ServeUntil(Epoch, Instant),
+    Reconfigure(VolumeConfig, Answer),
+    /// Look again what filesystem there is.
+    Look(Answer),
+    Stop(bool, Answer),
+}
+
+/// What a volume is started with.
+pub(super) struct Parts {
+    pub engine: Engine,
+    pub actions: Vec<Action>,
+    pub store: BackingStore,
+    pub meta: MetaFile,
+    pub sender: Sender<Input>,
+    pub receiver: Receiver<Input>,
+}
+
+/// What others may know of a volume.
+struct Published {
+    config: VolumeConfig,
+    status: VolumeStatus,
+    device: Option<Device>,
+}
+
+/// A handle on a volume; clones name the same one.
+#[derive(Clone)]
+pub(super) struct Volume {
+    sender: Sender<Input>,
+    published: Arc<Mutex<Published>>,
+}
+
+impl Volume {
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn status(&self) -> VolumeStatus {
+        self.published().status.clone()
+    }
+
+    pub fn group(&self) -> GroupName {
+        self.published().config.group.clone()
+    }
+
+    pub fn local_device(&self) -> Option<PathBuf> {
+        self.published().device.as_ref().map(|d| d.local_path.clone())
+    }
+
+    pub fn peer_timeout(&self, peer: &NodeName) -> Option<Duration> {
+        let published = self.published();
+        let known = published.config.peers.iter().any(|p| p.node == *peer);
+        known.then(|| Duration::from_millis(published.config.peer_timeout_ms))
+    }
+
+    pub fn sender(&self) -> Sender<Input> {
+        self.sender.clone()
+    }
+
+    /// Hands in what needs no answer.
+    pub fn send(&self, input: Input) {
+        // An error means that the volume was detached in this moment.
+        let _ = self.sender.send(input);
+    }
+
+    /// Hands in a command and waits for its answer; whoever calls bounds the wait.
+    pub async fn command(&self, input: impl FnOnce(Answer) -> Input) -> Result<(), Problem> {
+        let (answer, answered) = oneshot::channel();
+        let gone =
+            || problem(409, "detached", "Volume was detached", "it was detached while the command waited");
+        self.sender.send(input(answer)).map_err(|_| gone())?;
+        answered.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    pub async fn reconfigure(&self, config: VolumeConfig) -> Result<(), Problem> {
+        if self.published().config == config {
+            return Ok(());
+        }
+        self.command(|answer| Input::Reconfigure(config, answer)).await
+    }
+
+    pub async fn stop(&self, even_primary: bool) -> Result<(), Problem> {
+        self.command(|answer| Input::Stop(even_primary, answer)).await
+    }
+
+    /// The status once it is as wanted; none if it is not in time.
+    pub async fn wait(
+        &self,
+        limit: Duration,
+        version: &watch::Sender<u64>,
+        wanted: impl Fn(&VolumeStatus) -> bool,
+    ) -> Option<VolumeStatus> {
+        let mut changes = version.subscribe();
+        let look = changes.wait_for(|_| wanted(&self.status()));
+        let found = tokio::time::timeout(limit, look).await.is_ok();
+        found.then(|| self.status())
+    }
+}
+
+/// Starts the volume's thread.
+pub(super) fn start(shared: &Arc<Shared>, parts: Parts) -> std::io::Result<Volume> {
+    let Parts { engine, actions, store, meta, sender, receiver } = parts;
+    let published = Published { config: engine.config().clone(), status: engine.status(), device: None };
+    let handle = Volume { sender, published: Arc::new(Mutex::new(published)) };
+    let mut owner = Owner {
+        shared: shared.clone(),
+        handle: handle.clone(),
+        engine,
+        store,
+        meta,
+        sessions: HashMap::new(),
+        dialers: HashMap::new(),
+        front: None,
+        fronts: 0,
+        answers: HashMap::new(),
+        looks: Vec::new(),
+        tokens: 0,
+        own: VecDeque::new(),
+        stopping: None,
+        stopped: None,
+    };
+    std::thread::Builder::new().name("volume".into()).spawn(move || {
+        owner.carry_out(actions);
+        owner.run(&receiver);
+    })?;
+    Ok(handle)
+}
+
+/// The thread's state.
+struct Owner {
+    shared: Arc<Shared>,
+    handle: Volume,
+    engine: Engine,
+    store: BackingStore,
+    meta: MetaFile,
+    sessions: HashMap<CoreSession, Session>,
+    dialers: HashMap<NodeName, Dialer>,
+    front: Option<Arc<dyn FrontEnd>>,
+    fronts: u64,
+    answers: HashMap<Token, Answer>,
+    looks: Vec<Answer>,
+    tokens: u64,
+    /// Events of our own: never through the channel, which might be full.
+    own: VecDeque<Event>,
+    stopping: Option<Token>,
+    stopped: Option<Result<(), Problem>>,
+}
+
+impl Owner {
+    fn run(&mut self, receiver: &Receiver<Input>) {
+        let mut next_tick = clock::now().plus(TICK);
+        loop {
+            let now = clock::now();
+            if now >= next_tick {
+                next_tick = now.plus(TICK);
+                self.give(Event::Tick);
+                self.publish();
+            }
+            match receiver.recv_timeout(next_tick.since(clock::now())) {
+                Ok(input) => self.input(input),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if let (Some(token), Some(result)) = (self.stopping, self.stopped.take()) {
+                self.end(receiver);
+                if let Some(answer) = self.answers.remove(&token) {
+                    let _ = answer.send(result);
+                }
+                return;
+            }
+        }
+    }
+
+    /// The engine has stopped: the device goes, then the files.
+    fn end(&mut self, receiver: &Receiver<Input>) {
+        self.dialers.clear();
+        if let Some(front) = &self.front {
+            front.stop(true);
+        }
+        let deadline = clock::now().plus(CLOSE_LIMIT);
+        while self.front.is_some() {
+            match receiver.recv_timeout(deadline.since(clock::now())) {
+                Ok(input @ Input::Front(..)) => self.input(input),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        for closed in [self.store.close(CLOSE_LIMIT), self.meta.close(CLOSE_LIMIT)] {
+            if !closed {
+                tracing::error!(volume = %self.handle.status().volume, "a disk command still hangs at the end");
+            }
+        }
+    }
+
+    fn give(&mut self, event: Event) {
+        let actions = self.engine.handle(event, clock::now());
+        self.carry_out(actions);
+        while let Some(event) = self.own.pop_front() {
+            let actions = self.engine.handle(event, clock::now());
+            self.carry_out(actions);
+        }
+    }
+
+    fn token(&mut self, answer: Answer) -> Token {
+        self.tokens += 1;
+        self.answers.insert(Token(self.tokens), answer);
+        Token(self.tokens)
+    }
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Store(Completion { tag, result }) => {
+                let result = result.map(Option::unwrap_or_default).map_err(|e| e.to_string());
+                self.give(Event::StoreDone { tag, result });
+            }
+            Input::Meta(Completion { tag, result }) => {
+                let result = result.map(|_| ()).map_err(|e| e.to_string());
+                self.give(Event::MetaDone { tag, result });
+            }
+            Input::Transport(event) => self.transport(event),
+            Input::Front(number, event) if number == self.fronts => self.front_end(event),
+            Input::Front(..) => {}
+            Input::Desired(desired, answer) => {
+                let token = self.token(answer);
+                self.give(Event::Desired { token, desired });
+            }
+            Input::ServeUntil(epoch, until) => self.give(Event::ServeUntil { epoch, until }),
+            Input::Reconfigure(config, answer) => {
+                let result = self
+                    .engine
+                    .reconfigure(config)
+                    .map_err(|why| problem(409, "configuration", "Cannot change while attached", why));
+                if result.is_ok() {
+                    self.handle.published().config = self.engine.config().clone();
+                    let dialed: Vec<NodeName> = self.dialers.drain().map(|(node, _)| node).collect();
+                    dialed.iter().for_each(|node| self.dial(node, true));
+                }
+                let _ = answer.send(result);
+            }
+            Input::Look(answer) => {
+                self.looks.push(answer);
+                self.give(Event::Probe);
+            }
+            Input::Stop(even_primary, answer) => {
+                let token = self.token(answer);
+                self.stopping = Some(token);
+                self.give(Event::Stop { token, even_primary });
+                if !self.answers.contains_key(&token) {
+                    self.stopping = None; // Refused.
+                }
+            }
+        }
+    }
+
+    fn transport(&mut self, event: TransportEvent) {
+        match event {
+            TransportEvent::Opened(session) => {
+                let (id, peer) = (CoreSession(session.id().0), session.peer().clone());
+                tracing::info!(%peer, volume = %session.volume(), session = id.0, "session opened");
+                self.sessions.insert(id, session);
+                self.give(Event::SessionOpened { session: id, peer });
+            }
+            TransportEvent::Frame { session, frame } => {
+                let session = CoreSession(session.0);
+                self.give(match Frame::decode(frame.kind, &frame.head, frame.body) {
+                    Ok(frame) => Event::Frame { session, frame },
+                    Err(bad) => Event::Nonsense { session, reason: bad.to_string() },
+                });
+            }
+            TransportEvent::Closed { session, reason } => {
+                let session = CoreSession(session.0);
+                if let Some(ended) = self.sessions.remove(&session) {
+                    tracing::info!(peer = %ended.peer(), volume = %ended.volume(), session = session.0, %reason, "session closed");
+                }
+                self.give(Event::SessionClosed { session, reason: reason.to_string() });
+            }
+            TransportEvent::DialFailed { peer, reason, .. } => self.give(Event::DialFailed { peer, reason }),
+        }
+    }
+
+    fn front_end(&mut self, event: FrontEndEvent) {
+        match event {
+            FrontEndEvent::Request(request) => {
+                let range = |offset: u64, len: u64| Range::new(offset, len);
+                let op = match request.op {
+                    Op::Read { offset, len } => range(offset, len.into()).map(FrontOp::Read),
+                    Op::Write { offset, data } => Some(FrontOp::Write(offset, data)),
+                    Op::Flush => Some(FrontOp::Flush),
+                    Op::Discard { offset, len } => range(offset, len).map(FrontOp::Discard),
+                    Op::WriteZeroes { offset, len } => range(offset, len).map(FrontOp::Zero),
+                };
+                match op {
+                    Some(op) => self.give(Event::Request { id: request.id, op }),
+                    None => self.reply(request.id, Err(Errno::INVAL)),
+                }
+            }
+            FrontEndEvent::Ready(device) => {
+                let seen = self.shared.options.host_device_dir.join(self.engine.config().volume.as_str());
+                tracing::info!(device = %device.host_path.display(), symlink = %device.symlink.display(), "device ready");
+                self.handle.published().device = Some(device);
+                self.give(Event::FrontEndStarted(Ok(seen)));
+            }
+            FrontEndEvent::Failed(error) => {
+                self.front = None;
+                self.handle.published().device = None;
+                self.give(Event::FrontEndStarted(Err(chain(&error))));
+            }
+            FrontEndEvent::StopRefused(error) => self.give(Event::FrontEndStopped(Err(chain(&error)))),
+            FrontEndEvent::Stopped { problems } => {
+                for text in problems {
+                    tracing::warn!(volume = %self.engine.config().volume, "{text}");
+                }
+                self.front = None;
+                self.handle.published().device = None;
+                self.give(Event::FrontEndStopped(Ok(())));
+            }
+        }
+    }
+
+    fn reply(&self, id: u64, result: Result<bytes::Bytes, Errno>) {
+        if let Some(front) = &self.front {
+            front.reply(id, result);
+        }
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Store { tag, op } => self.store.submit(tag, store_op(op)),
+                Action::Meta { tag, writes } => self.meta.submit(tag, writes),
+                Action::Send { session, frame } => {
+                    let (kind, head, body) = frame.encode();
+                    if let Some(session) = self.sessions.get(&session)
+                        && let Err(error) = session.send(RawFrame { kind, head: head.into(), body })
+                    {
+                        // Its Closed event tells the engine.
+                        tracing::debug!(peer = %session.peer(), %error, "not sent");
+                    }
+                }
+                Action::Close { session, reason } => {
+                    if let Some(session) = self.sessions.remove(&session) {
+                        tracing::info!(peer = %session.peer(), volume = %session.volume(), %reason, "session ended");
+                        session.close(&reason);
+                    }
+                }
+                Action::Dial { peer, wanted } => self.dial(&peer, wanted),
+                Action::Reply { id, result } => self.reply(id, result.map_err(|()| Errno::IO)),
+                Action::StartFrontEnd => self.start_front_end(),
+                Action::StopFrontEnd { force } => match &self.front {
+                    Some(front) => front.stop(force),
+                    None => self.own.push_back(Event::FrontEndStopped(Ok(()))),
+                },
+                Action::Probe(head) => {
+                    let found = match probe(&head) {
+                        Signature::Blank => None,
+                        Signature::Known(name) => Some(name.to_owned()),
+                        Signature::Unknown => Some("unknown".to_owned()),
+                    };
+                    self.give(Event::Probed(found));
+                    self.publish();
+                    for answer in self.looks.drain(..) {
+                        let _ = answer.send(Ok(()));
+                    }
+                }
+                Action::Done { token, result } => {
+                    self.publish();
+                    if self.stopping == Some(token) && result.is_ok() {
+                        self.stopped = Some(result); // Answered when everything is closed.
+                    } else if let Some(answer) = self.answers.remove(&token) {
+                        // Whoever asked may have given up.
+                        let _ = answer.send(result);
+                    }
+                }
+                Action::StatusChanged => {
+                    self.publish();
+                    self.shared.version.send_modify(|v| *v += 1);
+                }
+                Action::Alarm(text) => tracing::warn!(volume = %self.engine.config().volume, "{text}"),
+            }
+        }
+    }
+
+    fn publish(&self) {
+        self.handle.published().status = self.engine.status();
+    }
+
+    fn dial(&mut self, peer: &NodeName, wanted: bool) {
+        if !wanted {
+            self.dialers.remove(peer);
+            return;
+        }
+        let config = self.engine.config();
+        let Some(known) = config.peers.iter().find(|p| p.node == *peer) else { return };
+        let dialer = DialerConfig {
+            address: known.address,
+            secret: self.shared.options.secret.clone(),
+            node: self.shared.options.node.clone(),
+            peer: peer.clone(),
+            volume: config.volume.clone(),
+            peer_timeout: Duration::from_millis(config.peer_timeout_ms),
+        };
+        let sender = self.handle.sender();
+        let sink = Arc::new(move |event| {
+            let _ = sender.send(Input::Transport(event));
+        });
+        self.dialers.insert(peer.clone(), Dialer::start(dialer, sink));
+    }
+
+    fn start_front_end(&mut self) {
+        self.fronts += 1;
+        let number = self.fronts;
+        let sender = self.handle.sender();
+        let options = &self.shared.options;
+        let config = FrontEndConfig {
+            volume: self.engine.config().volume.clone(),
+            size_bytes: self.engine.config().size_bytes,
+            tag: self.shared.tag.clone(),
+            run_dir: options.run_dir.clone(),
+            device_dir: options.device_dir.clone(),
+        };
+        let sink = Arc::new(move |event| {
+            let _ = sender.send(Input::Front(number, event));
+        });
+        self.front = Some((self.shared.options.front_end)(config, sink));
+    }
+}
+
+fn store_op(op: CoreStoreOp) -> StoreOp {
+    match op {
+        CoreStoreOp::Read(range) => {
+            StoreOp::Read { offset: range.start, len: u32::try_from(range.bytes()).unwrap_or(u32::MAX) }
+        }
+        CoreStoreOp::Write(offset, data) => StoreOp::Write { offset, data },
+        CoreStoreOp::Flush => StoreOp::Flush,
+        CoreStoreOp::Discard(range) => StoreOp::Discard { offset: range.start, len: range.bytes() },
+        CoreStoreOp::Zero(range) => StoreOp::WriteZeroes { offset: range.start, len: range.bytes() },
+    }
+}
+
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
