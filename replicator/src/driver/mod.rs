@@ -1,7 +1,8 @@
 //! The replicator as a process: one engine per volume on a thread of its own, and the adapters around them.
 //!
 //! [`Replicator`] owns what is shared: the volumes, the listener, the way from a session to its volume, the
-//! version of the status. `volume` owns one engine and is the only place that waits for more than one thing;
+//! version of the status. `volume` owns one engine and is the only place that waits for more than one thing; `handle` is how others
+//! reach it;
 //! `open` turns files into an engine; `clock` is the only clock.
 //!
 //! Invariants: an engine is touched by its own thread only; channels to it are bounded, and nothing it calls
@@ -9,6 +10,7 @@
 //! rest from the metadata.
 
 mod clock;
+mod handle;
 mod open;
 mod volume;
 
@@ -18,13 +20,13 @@ use crate::frontend::{EventSink, FrontEnd, FrontEndConfig, mkfs, stale};
 use crate::transport::{Admit, Listener, ListenerConfig, Secret, SessionId, TransportEvent};
 use crate::types::{DiskState, NodeName, Role, VolumeName};
 use crossbeam_channel::Sender;
+use handle::{Input, Volume};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
-use volume::{Input, Volume};
 
 /// For the first metadata updates of a volume that is being attached.
 const ATTACH_LIMIT: Duration = Duration::from_secs(10);

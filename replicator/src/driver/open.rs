@@ -2,7 +2,8 @@
 
 use super::Shared;
 use super::clock;
-use super::volume::{self, Input, Parts, Volume};
+use super::handle::{Input, Volume};
+use super::volume::{self, Parts};
 use crate::api::{Backing, Problem, VolumeConfig};
 use crate::control::problem;
 use crate::core::engine::Setup;

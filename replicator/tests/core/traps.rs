@@ -261,6 +261,40 @@ fn a_silent_peer_times_out_and_freezes_but_is_never_dropped() {
 }
 
 #[test]
+fn a_flush_that_was_under_way_is_sent_again_after_a_reconnect() {
+    let mut w = pair();
+    assert!(w.write(0, 2, 22));
+    w.stalled.insert((0, 1));
+    w.request(0, 5, FrontOp::Flush);
+    w.run_for(50 * MS);
+    w.cut(0, 1);
+    w.mend(0, 1);
+    wait(&mut w, "the answer", |w| w.reply(0, 5).is_some());
+    assert_eq!(w.engine(0).status().required.len(), 1);
+}
+
+#[test]
+fn one_volume_of_two_nothing_goes_on_without_a_peer_before_the_agent_says_so() {
+    // Two volumes of a group are two engines; beta is lost for the first one only. The first stays frozen for
+    // as long as the agent has not taken beta out, however long that takes.
+    let (mut web, mut db) = (pair(), pair());
+    web.cut(0, 1);
+    assert!(!web.write(0, 3, 33));
+    assert!(db.write(0, 3, 33));
+    web.run_for(Duration::from_secs(30));
+    assert!(web.reply(0, 1_000_033).is_none(), "still frozen");
+    assert!(web.engine(0).status().frozen_since.is_some());
+    for w in [&mut db, &mut web] {
+        w.desire(0, Role::Primary, 1, Vec::new(), false);
+    }
+    wait(&mut web, "the answer", |w| w.reply(0, 1_000_033).is_some());
+    assert!(db.write(0, 4, 44));
+    db.run_for(100 * MS);
+    assert_eq!(db.peer(0, 1).dirty_bytes, 0, "connected, so nothing to mark");
+    assert!(!db.peer(0, 1).settled, "but beta is out of this volume's set as well");
+}
+
+#[test]
 fn nonsense_from_a_peer_costs_its_session_and_nothing_else() {
     let mut w = pair();
     let session = w.links[0].ends.iter().find(|(n, _)| *n == 0).map(|(_, s)| *s).expect("a session");

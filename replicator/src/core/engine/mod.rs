@@ -9,10 +9,10 @@
 //! * `peer`: a peer as the primary sees it; `link`: the primary's part of a session;
 //! * `replica`: the secondary's part;
 //! * `resync`: copying dirty blocks; `generation`: changes of generation and members;
-//! * `role`: promotion, demotion, the required set, stopping;
+//! * `role`: promotion and the required set; `retire`: demotion and stopping;
 //! * `status`: what the agent sees.
 //!
-//! Invariants (the simulation in `tests/core_sim.rs` checks their consequences):
+//! Invariants (the simulation in `tests/core` checks their consequences):
 //! * an acknowledgement leaves only while serve-until lasts, when the local store and every required member
 //!   have the write, and no change of generation is under way;
 //! * a write runs only when its extents are durably in the activity log and nothing older overlaps it;
@@ -29,9 +29,11 @@ mod generation;
 mod io;
 mod journal;
 mod link;
+mod loss;
 mod peer;
 mod replica;
 mod resync;
+mod retire;
 mod role;
 mod status;
 
