@@ -8,6 +8,8 @@ use std::time::Duration;
 
 const MS: Duration = Duration::from_millis(1);
 const SIZE: u64 = 16 << 20;
+/// A block in an extent that nothing else touches: only its own log entry can cover it.
+const FAR: u64 = 3000;
 
 /// alpha leads at epoch 1, beta is in the required set.
 fn pair() -> World {
@@ -94,6 +96,22 @@ fn removal_releases_writes_marks_what_the_peer_lacks_and_begins_a_generation() {
 }
 
 #[test]
+fn nothing_is_acknowledged_alone_before_the_new_generation_is_durable() {
+    let mut w = pair();
+    w.cut(0, 1);
+    assert!(!w.write(0, 3, 33));
+    w.nodes[0].meta_held = true;
+    let token = w.desire(0, Role::Primary, 1, Vec::new(), false);
+    w.run_for(300 * MS);
+    assert!(w.reply(0, 1_000_033).is_none() && !w.nodes[0].done.contains_key(&token));
+    w.nodes[0].meta_held = false;
+    wait(&mut w, "the answer", |w| w.reply(0, 1_000_033).is_some());
+    w.crash(0, true);
+    w.start(0);
+    assert_ne!(w.engine(0).data_generation(), w.engine(1).data_generation(), "who forces beta now is told");
+}
+
+#[test]
 fn a_member_with_another_boot_id_does_not_count_until_admitted_anew() {
     let mut w = pair();
     assert!(w.write(0, 2, 22));
@@ -139,12 +157,12 @@ fn deposed_tail_is_overwritten_when_the_old_primary_comes_back() {
     let mut w = pair();
     assert!(w.write(0, 2, 22));
     w.cut(0, 1);
-    assert!(!w.write(0, 3, 33), "never acknowledged, but on alpha's disk");
-    assert_eq!(w.nodes[0].disk.get(3), 33);
+    assert!(!w.write(0, FAR, 33), "never acknowledged, but on alpha's disk");
+    assert_eq!(w.nodes[0].disk.get(FAR), 33);
     w.desire(1, Role::Primary, 2, Vec::new(), false);
     w.serve(1, 2, Duration::from_secs(99));
     wait(&mut w, "promotion", |w| w.nodes[1].device);
-    assert_eq!((w.nodes[1].disk.get(2), w.nodes[1].disk.get(3)), (22, 0));
+    assert_eq!((w.nodes[1].disk.get(2), w.nodes[1].disk.get(FAR)), (22, 0));
     assert!(w.write(1, 4, 44));
     w.mend(0, 1);
     w.run_for(1000 * MS);
@@ -154,7 +172,7 @@ fn deposed_tail_is_overwritten_when_the_old_primary_comes_back() {
     wait(&mut w, "demotion", |w| w.nodes[0].done.contains_key(&token));
     assert_eq!(w.reply(0, 1_000_033), Some(Err(())), "failed, not forgotten");
     w.admit(1, 0, 2);
-    assert_eq!((w.nodes[0].disk.get(3), w.nodes[0].disk.get(4)), (0, 44), "its tail is gone");
+    assert_eq!((w.nodes[0].disk.get(FAR), w.nodes[0].disk.get(4)), (0, 44), "its tail is gone");
 }
 
 #[test]
@@ -165,13 +183,13 @@ fn three_way_tail_two_secondaries_agree_after_the_primary_is_gone() {
     w.admit(0, 2, 1);
     // alpha's last write reaches gamma only; beta is promoted.
     w.cut(0, 1);
-    assert!(!w.write(0, 9, 99));
-    wait(&mut w, "gamma has it", |w| w.nodes[2].disk.get(9) == 99);
+    assert!(!w.write(0, FAR, 99));
+    wait(&mut w, "gamma has it", |w| w.nodes[2].disk.get(FAR) == 99);
     w.crash(0, true);
     w.desire(1, Role::Primary, 2, Vec::new(), false);
     w.serve(1, 2, Duration::from_secs(99));
     w.admit(1, 2, 2);
-    assert_eq!((w.nodes[1].disk.get(9), w.nodes[2].disk.get(9)), (0, 0), "gamma's log named it");
+    assert_eq!((w.nodes[1].disk.get(FAR), w.nodes[2].disk.get(FAR)), (0, 0), "gamma's log named it");
 }
 
 #[test]
@@ -353,7 +371,7 @@ fn a_restarted_replicator_resumes_and_the_peer_catches_up_before_anything_is_ack
     let mut w = pair();
     assert!(w.write(0, 2, 22));
     w.cut(0, 1);
-    assert!(!w.write(0, 3, 33));
+    assert!(!w.write(0, FAR, 33));
     w.crash(0, false);
     w.start(0);
     w.mend(0, 1);
@@ -365,7 +383,11 @@ fn a_restarted_replicator_resumes_and_the_peer_catches_up_before_anything_is_ack
     wait(&mut w, "device", |w| w.nodes[0].device);
     wait(&mut w, "caught up", |w| w.peer(0, 1).resynced);
     assert_eq!(w.boot(0), boot, "a restart of the process is no reboot");
-    assert_eq!(w.nodes[0].disk.get(3), w.nodes[1].disk.get(3), "the unanswered write is on both or on none");
+    assert_eq!(
+        w.nodes[0].disk.get(FAR),
+        w.nodes[1].disk.get(FAR),
+        "the unanswered write is on both or on none"
+    );
     assert!(w.write(0, 4, 44));
     assert_ne!(w.engine(1).status().disk, DiskState::Inconsistent);
 }

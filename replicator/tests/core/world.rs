@@ -106,6 +106,8 @@ pub struct Node {
     pub device: bool,
     /// Held back: neither disk nor network of this node moves.
     pub paused: bool,
+    /// Metadata transactions do not end.
+    pub meta_held: bool,
     /// The next store command fails.
     pub broken: bool,
 }
@@ -173,6 +175,7 @@ impl World {
                 next_tick: world.now,
                 device: false,
                 paused: false,
+                meta_held: false,
                 broken: false,
             });
         }
@@ -408,6 +411,7 @@ impl World {
                 None => self.open_session(i),
             },
             1 => self.finish_store(i),
+            2 if self.nodes[i].meta_held => false,
             2 => match self.nodes[i].metas.pop_front() {
                 Some((tag, writes)) => {
                     write_all(&mut self.nodes[i].meta, &writes);
