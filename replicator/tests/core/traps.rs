@@ -411,6 +411,30 @@ fn a_clean_stop_keeps_the_boot_id_and_a_power_cut_changes_it() {
 }
 
 #[test]
+fn without_a_device_there_is_no_promotion_and_a_lost_device_is_made_again() {
+    let mut w = pair();
+    w.give(0, Event::FrontEndStopped(Ok(())));
+    assert!(w.alarms.iter().any(|a| a.contains("went away")), "{:?}", w.alarms);
+    assert_eq!(w.engine(0).status().device, None);
+    let required = vec![w.member(1)];
+    let token = w.desire(0, Role::Primary, 1, required, false);
+    wait(&mut w, "the device", |w| w.nodes[0].done.contains_key(&token));
+    assert!(w.engine(0).status().device.is_some() && w.write(0, 1, 11));
+    w.crash(0, true);
+    w.nodes[1].no_device = true;
+    let token = w.desire(1, Role::Primary, 2, Vec::new(), false);
+    wait(&mut w, "the refusal", |w| w.nodes[1].done.contains_key(&token));
+    assert!(w.nodes[1].done[&token].as_ref().is_err_and(|e| e.contains("no loop device")));
+    assert_eq!(w.engine(1).status().role, Role::Secondary);
+    w.nodes[1].no_device = false;
+    w.serve(1, 3, Duration::from_secs(99));
+    let token = w.desire(1, Role::Primary, 3, Vec::new(), false);
+    wait(&mut w, "promotion", |w| w.nodes[1].done.get(&token) == Some(&Ok(())));
+    assert!(w.write(1, 2, 22));
+    assert_eq!(w.nodes[1].disk.get(1), 11);
+}
+
+#[test]
 fn a_discard_of_the_whole_device_runs_in_pieces_and_is_replicated() {
     let mut w = World::new(2, 160 << 20, 5);
     w.promote_first(0);

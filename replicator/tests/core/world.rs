@@ -104,6 +104,8 @@ pub struct Node {
     pub done: BTreeMap<u64, Result<(), String>>,
     pub next_tick: Instant,
     pub device: bool,
+    /// A front end cannot be started.
+    pub no_device: bool,
     /// Held back: neither disk nor network of this node moves.
     pub paused: bool,
     /// Metadata transactions do not end.
@@ -174,6 +176,7 @@ impl World {
                 done: BTreeMap::new(),
                 next_tick: world.now,
                 device: false,
+                no_device: false,
                 paused: false,
                 meta_held: false,
                 broken: false,
@@ -333,8 +336,13 @@ impl World {
                 }
                 Action::Reply { id, result } => self.nodes[i].replies.push((id, result)),
                 Action::StartFrontEnd => {
-                    self.nodes[i].device = true;
-                    self.nodes[i].events.push_back(Event::FrontEndStarted(Ok("/dev/loop7".into())));
+                    let result = if self.nodes[i].no_device {
+                        Err("no loop device".to_owned())
+                    } else {
+                        Ok("/dev/loop7".into())
+                    };
+                    self.nodes[i].device = result.is_ok();
+                    self.nodes[i].events.push_back(Event::FrontEndStarted(result));
                 }
                 Action::StopFrontEnd { .. } => {
                     self.nodes[i].device = false;

@@ -200,19 +200,23 @@ impl Engine {
 
     fn demoted(&mut self) {
         if self.role == Role::Primary {
-            self.role = Role::Secondary;
-            self.abort_front();
-            self.forget_flushes();
-            self.close_all_sessions("this replica is secondary now");
-            self.dial_all();
-            self.required.clear();
-            self.generation = None;
-            self.deposed = None;
-            self.until = None;
-            if self.disk != DiskState::Failed {
-                self.disk = DiskState::Consistent;
-            }
+            self.leave_primary("this replica is secondary now");
         }
         self.finish(Ok(()));
+    }
+
+    pub(super) fn leave_primary(&mut self, reason: &str) {
+        self.role = Role::Secondary;
+        self.abort_front();
+        self.forget_flushes();
+        self.close_all_sessions(reason);
+        self.dial_all();
+        self.required.clear();
+        self.generation = None;
+        self.deposed = None;
+        self.until = None;
+        if self.disk != DiskState::Failed {
+            self.disk = DiskState::Consistent;
+        }
     }
 }

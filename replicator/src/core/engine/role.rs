@@ -19,6 +19,8 @@ use std::path::PathBuf;
 
 /// Bytes looked at to recognise a filesystem.
 const PROBE_BYTES: u64 = 256 << 10;
+/// Commands that wait for one change of generation: an agent repeats itself every few seconds.
+const WAITING: usize = 32;
 
 /// A change of role under way.
 #[derive(Clone, Debug)]
@@ -116,8 +118,19 @@ impl Engine {
             (Role::Secondary, Role::Primary) => self.begin_promotion(token, desired),
             (Role::Primary, Role::Primary) if newer => self.renew(token, desired),
             (Role::Primary, Role::Primary) => {
-                self.set_required(desired);
+                self.set_required(desired.clone());
+                if !self.front_end && self.disk != DiskState::Failed {
+                    // The kernel closed the device: make it again.
+                    self.set_transition(Goal::Promote(desired), Step::Device, token);
+                    self.front_end = true;
+                    self.out.push(Action::StartFrontEnd);
+                    return;
+                }
                 self.waiting_tokens.push(token);
+                if self.waiting_tokens.len() > WAITING {
+                    let oldest = self.waiting_tokens.remove(0);
+                    self.refuse(oldest, "superseded", "Superseded", "a later command took its place".into());
+                }
                 self.answer_waiting();
             }
             (Role::Primary, Role::Secondary) => {
@@ -232,10 +245,7 @@ impl Engine {
             Ok(_) => {}
             Err(reason) if promoting => {
                 self.front_end = false;
-                self.role = Role::Secondary;
-                self.abort_front();
-                self.close_all_sessions("no device");
-                self.dial_all();
+                self.leave_primary("no device");
                 self.finish(Err(problem(500, "front-end", "No block device", reason)));
             }
             Err(reason) => {
