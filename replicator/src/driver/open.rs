@@ -6,7 +6,7 @@ use super::handle::{Input, Volume};
 use super::volume::{self, Parts};
 use crate::api::{Backing, Problem, VolumeConfig};
 use crate::control::problem;
-use crate::core::engine::Setup;
+use crate::core::engine::{LOG_IDLE, Setup};
 use crate::frontend::probe::{PROBE_LEN, Signature, probe};
 use crate::store::{BackingStore, MetaFile};
 use std::io::Read;
@@ -25,6 +25,7 @@ pub(super) fn open(shared: &Arc<Shared>, config: VolumeConfig) -> Result<Volume,
         config: config.clone(),
         host_boot: shared.options.host_boot.clone(),
         seed: rand::random(),
+        log_idle: LOG_IDLE,
     };
     let failed = |e: &dyn std::fmt::Display| problem(500, "storage", "Storage failed", e.to_string());
     let meta_failed = |e: &dyn std::fmt::Display| {

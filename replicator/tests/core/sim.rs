@@ -61,7 +61,7 @@ struct Sim {
 
 impl Sim {
     fn new(nodes: usize, seed: u64) -> Self {
-        let mut w = World::new(nodes, SIZE, seed);
+        let mut w = World::with_idle(nodes, SIZE, seed, Duration::from_millis(60));
         w.pace = 6;
         w.until("attach", Duration::from_secs(5), |w| (0..nodes).all(|n| w.is_attached(n)));
         Self {

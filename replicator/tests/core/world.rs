@@ -2,7 +2,9 @@
 //! processes that die. Everything in it is decided by one seeded generator.
 
 use baton_replicator::api::{Backing, Desired, PeerConfig, VolumeConfig};
-use baton_replicator::core::engine::{Action, Engine, Event, FrontOp, SessionId, Setup, StoreOp, Token};
+use baton_replicator::core::engine::{
+    Action, Engine, Event, FrontOp, LOG_IDLE, SessionId, Setup, StoreOp, Token,
+};
 use baton_replicator::core::frame::Frame;
 use baton_replicator::core::range::Range;
 use baton_replicator::types::{
@@ -131,6 +133,8 @@ pub struct World {
     pub size: u64,
     /// How much time passes per step.
     pub pace: u64,
+    /// See `Setup`; for engines started from now on.
+    pub log_idle: Duration,
     pub log: Vec<String>,
     pub alarms: Vec<String>,
     last_session: u64,
@@ -147,6 +151,10 @@ pub fn epoch(number: u64) -> Epoch {
 
 impl World {
     pub fn new(nodes: usize, size: u64, seed: u64) -> Self {
+        Self::with_idle(nodes, size, seed, LOG_IDLE)
+    }
+
+    pub fn with_idle(nodes: usize, size: u64, seed: u64, log_idle: Duration) -> Self {
         let mut world = Self {
             random: Random::new(seed),
             now: Instant(1_000_000_000),
@@ -156,6 +164,7 @@ impl World {
             stalled: BTreeSet::new(),
             size,
             pace: 1,
+            log_idle,
             log: Vec::new(),
             alarms: Vec::new(),
             last_session: 0,
@@ -210,6 +219,7 @@ impl World {
             },
             host_boot: format!("boot-{}", self.nodes.get(i).map_or(1, |n| n.host_boot)),
             seed: self.random.next(),
+            log_idle: self.log_idle,
         }
     }
 
@@ -593,6 +603,20 @@ impl World {
     pub fn write(&mut self, i: usize, block: u64, value: u64) -> bool {
         let id = 1_000_000 + value;
         self.request(i, id, FrontOp::Write(block * BLOCK, data(value, 1)));
+        let end = self.now.plus(Duration::from_millis(300));
+        while self.now < end {
+            if let Some(result) = self.reply(i, id) {
+                return result.is_ok();
+            }
+            self.step();
+        }
+        false
+    }
+
+    /// Flushes and says whether it was acknowledged within 300 ms.
+    pub fn flush(&mut self, i: usize) -> bool {
+        let id = 2_000_000 + self.now.0;
+        self.request(i, id, FrontOp::Flush);
         let end = self.now.plus(Duration::from_millis(300));
         while self.now < end {
             if let Some(result) = self.reply(i, id) {

@@ -37,7 +37,7 @@ mod retire;
 mod role;
 mod status;
 
-pub use attach::{AttachError, Setup};
+pub use attach::{AttachError, LOG_IDLE, Setup};
 pub use event::{Action, Event, FrontOp, SessionId, StoreOp, Token};
 
 use crate::api::{Counters, VolumeConfig};
@@ -83,6 +83,7 @@ pub struct Engine {
     heating: BTreeSet<u64>,
     clean: Option<Clean>,
     clean_wanted: bool,
+    log_idle: Duration,
     last_clean: Instant,
     last_clean_seq: u64,
 
