@@ -154,6 +154,8 @@ pub enum Message {
     Members {
         /// The generation.
         generation: Generation,
+        /// It is in force; else it is being introduced (pending).
+        committed: bool,
         /// Nodes that have every acknowledged write.
         members: Vec<NodeName>,
     },

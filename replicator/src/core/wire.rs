@@ -90,8 +90,9 @@ impl Frame {
                 15
             }
             Message::SyncDoneAck(generation) => one(&mut h, generation.0, 16),
-            Message::Members { generation, members } => {
+            Message::Members { generation, committed, members } => {
                 number(&mut h, generation.0);
+                h.push(u8::from(*committed));
                 names(&mut h, members);
                 17
             }
@@ -167,7 +168,10 @@ fn read_message(kind: u16, r: &mut Reader<'_>, body: Bytes) -> Option<Message> {
             Message::SyncDone { generation, history: read_generations(r)?, members: read_names(r)? }
         }
         16 => Message::SyncDoneAck(Generation(r.u64()?)),
-        17 => Message::Members { generation: Generation(r.u64()?), members: read_names(r)? },
+        17 => {
+            let generation = Generation(r.u64()?);
+            Message::Members { generation, committed: r.flag()?, members: read_names(r)? }
+        }
         18 => Message::MembersAck(Generation(r.u64()?)),
         19 => Message::Durable(r.u64()?),
         20 => Message::WantDurable,

@@ -59,7 +59,7 @@ fn all() -> Vec<Message> {
             members: vec![name(1)],
         },
         Message::SyncDoneAck(Generation(20)),
-        Message::Members { generation: Generation(21), members: vec![] },
+        Message::Members { generation: Generation(21), committed: true, members: vec![] },
         Message::MembersAck(Generation(22)),
         Message::Durable(23),
         Message::WantDurable,

@@ -475,7 +475,9 @@ impl Sim {
             self.replies();
             self.revive(true);
             self.agents(false);
-            let whole = self.insync.len() == self.nodes() && self.promoting.is_none();
+            let present =
+                self.insync.iter().filter(|(n, boot)| self.w.is_up(**n) && self.w.boot(**n) == **boot);
+            let whole = present.count() == self.nodes() && self.promoting.is_none();
             if whole && self.issued.is_empty() && self.flushes.is_empty() && self.checked {
                 break;
             }

@@ -165,7 +165,7 @@ impl Engine {
             Message::Ack(seq) if self.peers[peer].in_replication() => return self.acked(peer, seq),
             Message::FlushAck(id) if self.peers[peer].in_replication() => return self.flush_acked(peer, id),
             Message::SyncDoneAck(generation)
-                if link == Link::Finishing && generation == self.peers[peer].told =>
+                if link == Link::Finishing && (generation, true) == self.peers[peer].told =>
             {
                 self.peer_synced(peer, generation);
             }

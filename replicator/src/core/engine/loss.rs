@@ -100,7 +100,7 @@ impl Engine {
         p.resync = None;
         p.settled = false;
         p.settling = None;
-        p.told = Generation(0);
+        p.told = (Generation(0), false);
         p.adopted = Generation(0);
         p.disk = DiskState::DUnknown;
         let session = p.session.take();

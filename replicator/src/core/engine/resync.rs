@@ -107,10 +107,10 @@ impl Engine {
         for run in chunks {
             self.enqueue(run, Work::Read, Origin::Resync { peer, session });
         }
-        if finished {
+        if finished && !self.is_committing() {
             self.set_link(peer, Link::Finishing, Some("the peer flushes after the resync".into()));
-            let generation = self.next_generation();
-            self.peers[peer].told = generation;
+            let generation = self.superblock.generation;
+            self.peers[peer].told = (generation, true);
             let history = self.superblock.history.clone();
             let members = self.member_names();
             self.send(session, Message::SyncDone { generation, history, members });
