@@ -111,6 +111,7 @@ fn nothing_is_acknowledged_alone_before_the_new_generation_is_durable() {
     w.nodes[0].meta_held = true;
     let token = w.desire(0, Role::Primary, 1, Vec::new(), false);
     w.run_for(300 * MS);
+    assert!(!w.write(0, 4, 44), "nor is what comes meanwhile");
     assert!(w.reply(0, 1_000_033).is_none() && !w.nodes[0].done.contains_key(&token));
     w.nodes[0].meta_held = false;
     wait(&mut w, "the answer", |w| w.reply(0, 1_000_033).is_some());
@@ -213,6 +214,31 @@ fn three_way_tail_that_only_the_other_secondary_has() {
 fn three_way_tail_that_only_the_new_primary_has() {
     let w = three_way(1);
     assert_eq!((w.nodes[1].disk.get(FAR), w.nodes[2].disk.get(FAR)), (99, 99), "beta's log named it");
+}
+
+#[test]
+fn a_replica_that_was_out_gets_what_it_missed_from_the_next_primary() {
+    let mut w = World::with_idle(3, SIZE, 4, 100 * MS);
+    w.promote_first(0);
+    w.admit(0, 1, 1);
+    w.admit(0, 2, 1);
+    calm(&mut w);
+    // gamma is taken out with a write that beta and alpha have; then the logs forget it.
+    w.cut(0, 2);
+    assert!(!w.write(0, FAR, 99));
+    let required = vec![w.member(1)];
+    w.desire(0, Role::Primary, 1, required, false);
+    wait(&mut w, "released", |w| w.reply(0, 1_000_099).is_some());
+    assert!(w.write(0, 1100, 98));
+    calm(&mut w);
+    w.crash(0, true);
+    w.desire(1, Role::Primary, 2, Vec::new(), false);
+    w.serve(1, 2, Duration::from_secs(99));
+    wait(&mut w, "handshake", |w| w.peer(1, 2).resync.is_some());
+    let total = w.peer(1, 2).resync.expect("a resync").total_bytes;
+    assert!(total > 0 && total < SIZE, "not a full sync: {total}");
+    w.admit(1, 2, 2);
+    assert_eq!((w.nodes[2].disk.get(FAR), w.nodes[2].disk.get(1100)), (99, 98));
 }
 
 #[test]
