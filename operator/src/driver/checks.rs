@@ -12,7 +12,11 @@ use tokio::sync::{mpsc, watch};
 
 /// Starts a task per check. They end with the runtime.
 pub(super) fn start(
-    group: &GroupName, spec: &Group, me: &NodeName, engine: &Engine, status: &watch::Receiver<ClusterStatus>,
+    group: &GroupName,
+    spec: &Group,
+    me: &NodeName,
+    engine: &Engine,
+    status: &watch::Receiver<ClusterStatus>,
     back: &mpsc::Sender<Back>,
 ) {
     for check in &spec.checks {
@@ -96,7 +100,11 @@ impl Task {
                 let container = self.engine.owner().container_name(self.group.as_str(), service);
                 let ran = self.engine.exec(&container, command, timeout).await.map_err(|e| e.to_string())?;
                 let said = ran.output.trim();
-                return if ran.exit_code == 0 { Ok(()) } else { Err(format!("exit {}: {said}", ran.exit_code)) };
+                return if ran.exit_code == 0 {
+                    Ok(())
+                } else {
+                    Err(format!("exit {}: {said}", ran.exit_code))
+                };
             }
         };
         let check = self.address.map_or(check.clone(), |address| check.at(address));

@@ -55,8 +55,12 @@ impl Commands for DriverCommands {
             self.etcd.put_mode(&node, mode).await.map_err(|e| unavailable(&e))?;
             let message = match mode {
                 NodeMode::Online => format!("{node} may lead groups again"),
-                NodeMode::Standby => format!("{node} hands its groups over and leads none until it is online again"),
-                NodeMode::Maintenance => format!("nothing is moved or restarted on {node} until it is online again"),
+                NodeMode::Standby => {
+                    format!("{node} hands its groups over and leads none until it is online again")
+                }
+                NodeMode::Maintenance => {
+                    format!("nothing is moved or restarted on {node} until it is online again")
+                }
             };
             self.history.record(None, crate::core::group::Severity::Info, &format!("asked for: {message}"));
             Ok(Accepted { message })
@@ -64,7 +68,9 @@ impl Commands for DriverCommands {
     }
 
     fn move_group(
-        &self, group: GroupName, to: Option<NodeName>,
+        &self,
+        group: GroupName,
+        to: Option<NodeName>,
     ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         Box::pin(async move {
             let known = self.group(&group)?;
@@ -76,7 +82,10 @@ impl Commands for DriverCommands {
                     }
                     let there = known.nodes.iter().find(|n| n.node == node);
                     if let Some(n) = there.filter(|n| !n.ready) {
-                        return Err(CommandError::Refused(format!("{node} cannot take {group} now: {}", n.reason)));
+                        return Err(CommandError::Refused(format!(
+                            "{node} cannot take {group} now: {}",
+                            n.reason
+                        )));
                     }
                     node
                 }
@@ -84,8 +93,12 @@ impl Commands for DriverCommands {
                     let other = |n: &&crate::status::GroupNode| Some(&n.node) != known.leader.as_ref();
                     let ready = known.nodes.iter().filter(other).find(|n| n.ready);
                     let Some(best) = ready else {
-                        let why: Vec<String> =
-                            known.nodes.iter().filter(other).map(|n| format!("{}: {}", n.node, n.reason)).collect();
+                        let why: Vec<String> = known
+                            .nodes
+                            .iter()
+                            .filter(other)
+                            .map(|n| format!("{}: {}", n.node, n.reason))
+                            .collect();
                         let text = format!("no node can take {group} now ({})", why.join("; "));
                         return Err(CommandError::Refused(text));
                     };
@@ -94,7 +107,11 @@ impl Commands for DriverCommands {
             };
             self.etcd.put_target(&group, Some(&target)).await.map_err(|e| unavailable(&e))?;
             let message = format!("{group} moves to {target}");
-            self.history.record(Some(&group), crate::core::group::Severity::Info, &format!("asked for: {message}"));
+            self.history.record(
+                Some(&group),
+                crate::core::group::Severity::Info,
+                &format!("asked for: {message}"),
+            );
             Ok(Accepted { message })
         })
     }
@@ -114,7 +131,9 @@ impl Commands for DriverCommands {
         Box::pin(async move {
             let found = self.etcd.spec().await.map_err(|e| unavailable(&e))?;
             let (text, version) = found.ok_or_else(|| {
-                CommandError::NotFound("etcd holds no specification yet; start an agent with --spec FILE".into())
+                CommandError::NotFound(
+                    "etcd holds no specification yet; start an agent with --spec FILE".into(),
+                )
             })?;
             Ok(SpecDocument { text, version })
         })

@@ -1,8 +1,8 @@
 //! Carries out the runtime's steps and looks at the group's containers: one bounded call after another on the
 //! adapters, no decision. Every step ends with an outcome.
 
-use super::translate;
 use super::config::Config;
+use super::translate;
 use crate::core::runtime::{Container, ContainerState, Health, Step};
 use crate::docker::{self, DockerError, Engine, Ensured, Liveness, ServiceSpec, VolumeSpec};
 use crate::net::AddressKeeper;
@@ -41,7 +41,8 @@ impl Plan {
     pub fn of(spec: &Spec, config: &Config, engine: &Engine, group: &GroupName) -> Option<Self> {
         let g = spec.groups.get(group)?;
         let owner = engine.owner();
-        let service = |(name, s): (&String, _)| (name.clone(), translate::service(config, owner, group, name, s));
+        let service =
+            |(name, s): (&String, _)| (name.clone(), translate::service(config, owner, group, name, s));
         Some(Self {
             group: group.clone(),
             services: g.services.iter().map(service).collect(),
@@ -76,7 +77,8 @@ impl Executor {
     pub async fn step(&self, plan: &Plan, step: &Step) -> Result<(), String> {
         match step {
             Step::Format(volume) => {
-                let filesystem = plan.filesystems.get(volume).ok_or("the volume is not in the specification")?;
+                let filesystem =
+                    plan.filesystems.get(volume).ok_or("the volume is not in the specification")?;
                 self.replica.format(volume, filesystem).await.map_err(|e| chain(&e))
             }
             Step::AddAddresses => {
@@ -95,8 +97,12 @@ impl Executor {
                 let container = &service(plan, name)?.container;
                 self.engine.stop(container, grace(plan, name)).await.map_err(|e| chain(&e))
             }
-            Step::Kill(name) => self.engine.kill(&service(plan, name)?.container).await.map_err(|e| chain(&e)),
-            Step::Pause(name) => self.engine.pause(&service(plan, name)?.container).await.map_err(|e| chain(&e)),
+            Step::Kill(name) => {
+                self.engine.kill(&service(plan, name)?.container).await.map_err(|e| chain(&e))
+            }
+            Step::Pause(name) => {
+                self.engine.pause(&service(plan, name)?.container).await.map_err(|e| chain(&e))
+            }
             Step::Unpause(name) => {
                 self.engine.unpause(&service(plan, name)?.container).await.map_err(|e| chain(&e))
             }
@@ -173,7 +179,9 @@ impl Executor {
                 state: found.state,
                 health: found.health.map(|h| h.as_str().to_owned()),
                 restarts: 0,
-                error: found.error.or(found.health_output.filter(|_| found.health != Some(docker::Health::Healthy))),
+                error: found
+                    .error
+                    .or(found.health_output.filter(|_| found.health != Some(docker::Health::Healthy))),
             });
         }
         Some((containers, services))

@@ -69,7 +69,8 @@ impl History {
 #[must_use]
 pub fn rfc3339(at: SystemTime) -> String {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let at = UNIX_EPOCH + std::time::Duration::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    let at =
+        UNIX_EPOCH + std::time::Duration::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
     humantime::format_rfc3339_millis(at).to_string()
 }
 

@@ -179,7 +179,10 @@ impl Owner {
                 }
             }
         }
-        tracing::info!(covered, "stops; containers, volumes and addresses go on without the agent for a while");
+        tracing::info!(
+            covered,
+            "stops; containers, volumes and addresses go on without the agent for a while"
+        );
     }
 
     fn beats(&self) -> MutexGuard<'_, HeartbeatCore> {
@@ -196,7 +199,8 @@ impl Owner {
         for group in groups {
             let event = self.facts(&group, &peers, now);
             self.work([Work::Core(group.clone(), event), Work::Run(group.clone(), RunEvent::Tick)]).await;
-            let due = self.units.get(&group).is_some_and(|u| u.observe_again || now.since(u.observed) >= OBSERVE);
+            let due =
+                self.units.get(&group).is_some_and(|u| u.observe_again || now.since(u.observed) >= OBSERVE);
             if due {
                 self.observe(&group, now);
             }
@@ -269,14 +273,18 @@ impl Owner {
                         self.configure_errors.remove(&volume);
                     }
                     Err(error) => {
-                        if self.configure_errors.insert(volume.clone(), error.clone()).as_ref() != Some(&error) {
+                        if self.configure_errors.insert(volume.clone(), error.clone()).as_ref()
+                            != Some(&error)
+                        {
                             tracing::error!(%volume, "cannot attach: {error}");
                         }
                         self.configure_at.insert(volume, clock::now().plus(CONFIGURE_RETRY));
                     }
                 }
             }
-            Back::CheckFailed(group, what) => self.work([Work::Run(group, RunEvent::CheckFailed(what))]).await,
+            Back::CheckFailed(group, what) => {
+                self.work([Work::Run(group, RunEvent::CheckFailed(what))]).await
+            }
             Back::Address(group, severity, message) => self.history.record(Some(&group), severity, &message),
         }
     }
@@ -313,7 +321,9 @@ impl Owner {
             .filter(|(_, v)| self.configure_at.get(v).is_none_or(|at| now >= *at))
             .collect();
         for (group, volume) in missing {
-            let Some(config) = translate::volume_config(&self.spec, &self.config, &group, &volume) else { continue };
+            let Some(config) = translate::volume_config(&self.spec, &self.config, &group, &volume) else {
+                continue;
+            };
             self.configuring.insert(volume.clone());
             // A success shows in the status; should it not, ask again later.
             self.configure_at.insert(volume.clone(), now.plus(CONFIGURE_RETRY));
@@ -490,17 +500,24 @@ impl Owner {
     fn publish(&mut self, peers: &BTreeMap<NodeName, PeerFacts>, now: Instant) {
         self.published = now;
         let groups = self.units.iter().map(|(name, unit)| (name.clone(), unit.input())).collect();
-        let mut advice: Vec<String> =
-            self.configure_errors.iter().map(|(v, e)| format!("volume {v} on {}: {e}", self.config.node)).collect();
+        let mut advice: Vec<String> = self
+            .configure_errors
+            .iter()
+            .map(|(v, e)| format!("volume {v} on {}: {e}", self.config.node))
+            .collect();
         if !self.lease.reachable {
             let why = self.lease.error.clone().unwrap_or_else(|| "no answer yet".into());
-            advice.push(format!("{} cannot reach etcd ({why}): leadership cannot change until it can", self.config.node));
+            advice.push(format!(
+                "{} cannot reach etcd ({why}): leadership cannot change until it can",
+                self.config.node
+            ));
         }
         let etcd = EtcdStatus {
             reachable: self.lease.reachable,
             endpoints: self.config.etcd.clone(),
             lease: (self.lease.id != 0).then(|| format!("{:x}", self.lease.id)),
-            ttl_s: (self.lease.id != 0).then(|| i64::try_from(self.lease.granted.as_secs()).unwrap_or(i64::MAX)),
+            ttl_s: (self.lease.id != 0)
+                .then(|| i64::try_from(self.lease.granted.as_secs()).unwrap_or(i64::MAX)),
             revision: self.revision,
             error: self.lease.error.clone(),
         };
@@ -528,7 +545,11 @@ impl Owner {
 fn summary(status: &ClusterStatus, me: &NodeName) -> NodeSummary {
     let mine = |g: &crate::status::GroupStatus| {
         let node = g.nodes.iter().find(|n| n.node == *me)?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "per mille of 0 to 100 per cent")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "per mille of 0 to 100 per cent"
+        )]
         let resync = node.resync_percent.map(|p| (p.clamp(0.0, 100.0) * 10.0) as u16);
         Some(GroupSummary {
             group: g.name.clone(),

@@ -5,8 +5,8 @@ use crate::core::group::GroupView;
 use crate::core::promises::PeerFacts;
 use crate::spec::Spec;
 use crate::status::{
-    ClusterStatus, EtcdStatus, GroupNode, GroupState, GroupStatus, Health, NodeMode, NodeStatus, ServiceStatus,
-    Takeover,
+    ClusterStatus, EtcdStatus, GroupNode, GroupState, GroupStatus, Health, NodeMode, NodeStatus,
+    ServiceStatus, Takeover,
 };
 use baton_replicator::api::VolumeStatus;
 use baton_replicator::types::{ConnectionState, DiskState, Epoch, GroupName, Instant, NodeName};
@@ -65,8 +65,11 @@ pub fn build(input: &Input<'_>) -> ClusterStatus {
         .keys()
         .filter_map(|name| Some(group(input, &summaries, name, input.groups.get(name)?)))
         .collect();
-    let mut advice: Vec<String> =
-        input.groups.iter().filter_map(|(n, g)| Some(format!("group {n}: {}", g.view.advice.as_ref()?))).collect();
+    let mut advice: Vec<String> = input
+        .groups
+        .iter()
+        .filter_map(|(n, g)| Some(format!("group {n}: {}", g.view.advice.as_ref()?)))
+        .collect();
     advice.extend(input.advice.iter().cloned());
     if input.volumes.is_none() && input.spec.groups.values().any(|g| !g.volumes.is_empty()) {
         advice.push(format!("the replicator on {} does not answer: look at its log and start it", input.me));
@@ -127,22 +130,30 @@ fn node(input: &Input<'_>, summaries: &BTreeMap<&NodeName, NodeSummary>, name: &
 }
 
 fn group(
-    input: &Input<'_>, summaries: &BTreeMap<&NodeName, NodeSummary>, name: &GroupName, own: &GroupInput,
+    input: &Input<'_>,
+    summaries: &BTreeMap<&NodeName, NodeSummary>,
+    name: &GroupName,
+    own: &GroupInput,
 ) -> GroupStatus {
     let view = &own.view;
     let spec = &input.spec.groups[name];
     let volumes: Vec<VolumeStatus> =
         input.volumes.into_iter().flatten().filter(|v| v.group == *name).cloned().collect();
-    let summary = |node: &NodeName| summaries.get(node).and_then(|s| s.groups.iter().find(|g| g.group == *name));
+    let summary =
+        |node: &NodeName| summaries.get(node).and_then(|s| s.groups.iter().find(|g| g.group == *name));
     let nodes: Vec<GroupNode> =
         input.spec.nodes.keys().map(|node| part(input, name, own, &volumes, summary(node), node)).collect();
     let of_leader = view.leader.as_ref().and_then(|l| nodes.iter().find(|n| n.node == *l));
     let leads_here = view.leader.as_ref() == Some(input.me);
-    let fresh = |n: &&GroupNode| n.age_ms.is_some_and(|a| u128::from(a) < input.spec.heartbeat.deadtime.as_millis());
+    let fresh =
+        |n: &&GroupNode| n.age_ms.is_some_and(|a| u128::from(a) < input.spec.heartbeat.deadtime.as_millis());
     let (state, reason) = match of_leader.filter(fresh) {
         Some(leader) if !leads_here => (leader.state, leader.reason.clone()),
         Some(_) => (view.group_state, view.reason.clone()),
-        None => (if leads_here || view.leader.is_none() { view.group_state } else { GroupState::Unknown }, view.reason.clone()),
+        None => (
+            if leads_here || view.leader.is_none() { view.group_state } else { GroupState::Unknown },
+            view.reason.clone(),
+        ),
     };
     let mut in_sync: Vec<NodeName> = view.members.iter().map(|m| m.node.clone()).collect();
     in_sync.sort();
@@ -169,7 +180,12 @@ fn group(
     }
 }
 
-fn service(input: &Input<'_>, group: &GroupName, leader: Option<&NodeName>, brief: &ServiceBrief) -> ServiceStatus {
+fn service(
+    input: &Input<'_>,
+    group: &GroupName,
+    leader: Option<&NodeName>,
+    brief: &ServiceBrief,
+) -> ServiceStatus {
     let leader = leader.map_or("?", NodeName::as_str);
     ServiceStatus {
         name: brief.name.clone(),
@@ -182,7 +198,11 @@ fn service(input: &Input<'_>, group: &GroupName, leader: Option<&NodeName>, brie
 }
 
 fn part(
-    input: &Input<'_>, group: &GroupName, own: &GroupInput, volumes: &[VolumeStatus], summary: Option<&GroupSummary>,
+    input: &Input<'_>,
+    group: &GroupName,
+    own: &GroupInput,
+    volumes: &[VolumeStatus],
+    summary: Option<&GroupSummary>,
     node: &NodeName,
 ) -> GroupNode {
     if node == input.me {

@@ -96,7 +96,10 @@ pub enum StartError {
 ///
 /// # Errors
 /// [`StartError`] naming what is wrong, before anything has been changed.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), StartError> {
+pub async fn run(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), StartError> {
     let secret = Secret::load(&config.secret_file)?;
     let from_file = config.spec.as_deref().map(read_spec).transpose()?;
     let cluster = match (&from_file, &config.cluster) {
@@ -141,12 +144,22 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
     let executor = Executor { engine: engine.clone(), replica: replica.clone(), keeper: Arc::clone(&keeper) };
     executor.remove_strays(&all_services).await;
 
-    let core =
-        HeartbeatCore::new(config.node.clone(), rand::random(), timers, Rules::default(), spec.nodes.keys().cloned(), promised, now);
+    let core = HeartbeatCore::new(
+        config.node.clone(),
+        rand::random(),
+        timers,
+        Rules::default(),
+        spec.nodes.keys().cloned(),
+        promised,
+        now,
+    );
     let incarnation = core.incarnation();
     let beats = Arc::new(Mutex::new(core));
-    let sender = ServeUntilSender::new(&config.run_dir)
-        .map_err(|source| StartError::Sys { doing: "make", what: "a datagram socket".into(), source })?;
+    let sender = ServeUntilSender::new(&config.run_dir).map_err(|source| StartError::Sys {
+        doing: "make",
+        what: "a datagram socket".into(),
+        source,
+    })?;
     let links = HeartbeatConfig {
         node: config.node.clone(),
         links: node.heartbeat.clone(),
@@ -159,9 +172,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         port: config.heartbeat_port,
         keepalive: timers.keepalive,
     };
-    let listener = tokio::net::TcpListener::bind(config.api)
-        .await
-        .map_err(|source| StartError::Sys { doing: "listen on", what: config.api.to_string(), source })?;
+    let listener = tokio::net::TcpListener::bind(config.api).await.map_err(|source| StartError::Sys {
+        doing: "listen on",
+        what: config.api.to_string(),
+        source,
+    })?;
     let keeping = Arc::clone(&keeper);
     let (thread, realtime) = HeartbeatThread::start(
         links,
@@ -262,8 +277,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
 
 fn read_spec(path: &std::path::Path) -> Result<Spec, StartError> {
     let shown = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| StartError::Sys { doing: "read", what: shown.clone(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| StartError::Sys {
+        doing: "read",
+        what: shown.clone(),
+        source,
+    })?;
     Spec::parse(&text, |name| std::env::var(name).ok()).map_err(|e| StartError::Spec(e.in_file(shown)))
 }
 
@@ -271,9 +289,8 @@ fn read_spec(path: &std::path::Path) -> Result<Spec, StartError> {
 /// gets the file's.
 async fn choose_spec(config: &Config, etcd: &Etcd, from_file: Option<Spec>) -> Result<Spec, StartError> {
     let kept: PathBuf = config.state_dir.join("agent").join("spec.yaml");
-    let parse = |text: &str, name: String| {
-        Spec::parse(text, |_| None).map_err(|e| StartError::Spec(e.in_file(name)))
-    };
+    let parse =
+        |text: &str, name: String| Spec::parse(text, |_| None).map_err(|e| StartError::Spec(e.in_file(name)));
     let deadline = tokio::time::Instant::now() + SPEC_WAIT;
     let found = loop {
         match etcd.spec().await {
@@ -330,14 +347,18 @@ fn address_events(back: mpsc::Sender<Back>, history: History) -> impl Fn(KeeperE
             }
             KeeperEvent::Removed { group, address, why } => match why {
                 RemovalReason::Released => (group, Severity::Info, format!("{address} removed")),
-                RemovalReason::Stray => (group, Severity::Warning, format!("{address} removed: left by an earlier run")),
+                RemovalReason::Stray => {
+                    (group, Severity::Warning, format!("{address} removed: left by an earlier run"))
+                }
                 RemovalReason::Fenced | RemovalReason::Expired => {
                     (group, Severity::Critical, format!("{address} removed: this node may not serve now"))
                 }
             },
-            KeeperEvent::Vanished { group, address } => {
-                (Some(group), Severity::Warning, format!("{address} was removed by somebody else; it is added again"))
-            }
+            KeeperEvent::Vanished { group, address } => (
+                Some(group),
+                Severity::Warning,
+                format!("{address} was removed by somebody else; it is added again"),
+            ),
             KeeperEvent::Failed { address, error } => {
                 let what = address.map(|a| format!("{a}: ")).unwrap_or_default();
                 (None, Severity::Warning, format!("{what}{}", chain(&error)))

@@ -47,7 +47,11 @@ impl StateDir {
     /// [`StateError::Io`].
     pub fn open(state_dir: &Path) -> Result<Self, StateError> {
         let dir = state_dir.join("agent");
-        fs::create_dir_all(&dir).map_err(|source| StateError::Io { doing: "create", path: dir.clone(), source })?;
+        fs::create_dir_all(&dir).map_err(|source| StateError::Io {
+            doing: "create",
+            path: dir.clone(),
+            source,
+        })?;
         Ok(Self { dir })
     }
 
@@ -58,7 +62,9 @@ impl StateDir {
     pub fn load(&self, group: &GroupName) -> Result<Durable, StateError> {
         let path = self.path(group);
         match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| StateError::Damaged { path, source }),
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|source| StateError::Damaged { path, source })
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Durable::default()),
             Err(source) => Err(StateError::Io { doing: "read", path, source }),
         }
@@ -99,7 +105,8 @@ mod tests {
         let state = StateDir::open(dir.path()).unwrap();
         let group = GroupName::new("web").unwrap();
         assert_eq!(state.load(&group).unwrap(), Durable::default());
-        let durable = Durable { known: Epoch { number: 7, term: TermId(9) }, revision: 3, ..Durable::default() };
+        let durable =
+            Durable { known: Epoch { number: 7, term: TermId(9) }, revision: 3, ..Durable::default() };
         state.save(&group, &durable).unwrap();
         assert_eq!(state.load(&group).unwrap(), durable);
         let path = dir.path().join("agent/web.json");

@@ -56,13 +56,20 @@ impl Tracker {
     /// The group's state changed from `before` to `now_is`. `sign` is the last sign of life of the old leader, `marks`
     /// the runtime's.
     pub fn on_state(
-        &mut self, before: State, now_is: State, kind: impl FnOnce() -> Kind, epoch: Epoch, sign: Instant,
-        marks: &[(&'static str, Instant)], now: Instant,
+        &mut self,
+        before: State,
+        now_is: State,
+        kind: impl FnOnce() -> Kind,
+        epoch: Epoch,
+        sign: Instant,
+        marks: &[(&'static str, Instant)],
+        now: Instant,
     ) {
         if !now_is.leads() {
             if now_is == State::Campaigning && before == State::Standby {
                 // Kind is known when it has been won.
-                self.running = Some(Running { kind: Kind::Takeover, steps: vec![("detect".into(), now)], from: sign });
+                self.running =
+                    Some(Running { kind: Kind::Takeover, steps: vec![("detect".into(), now)], from: sign });
             } else if now_is != State::Campaigning {
                 self.running = None;
             }
@@ -70,11 +77,11 @@ impl Tracker {
         }
         if !before.leads() {
             let kind = kind();
-            let mut running = self
-                .running
-                .take()
-                .filter(|_| kind == Kind::Takeover)
-                .unwrap_or(Running { kind, steps: Vec::new(), from: now });
+            let mut running = self.running.take().filter(|_| kind == Kind::Takeover).unwrap_or(Running {
+                kind,
+                steps: Vec::new(),
+                from: now,
+            });
             running.kind = kind;
             if kind == Kind::Takeover {
                 running.steps.push(("decide".into(), now));
@@ -92,9 +99,12 @@ impl Tracker {
 
     fn finish(&mut self, epoch: Epoch, marks: &[(&'static str, Instant)], now: Instant) {
         let Some(mut running) = self.running.take() else { return };
-        running.steps.extend(marks.iter().filter(|(name, _)| *name != "begin").map(|(n, at)| ((*n).to_owned(), *at)));
+        running
+            .steps
+            .extend(marks.iter().filter(|(name, _)| *name != "begin").map(|(n, at)| ((*n).to_owned(), *at)));
         running.steps.sort_by_key(|(_, at)| *at);
-        let millis = |from: Instant, to: Instant| u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX);
+        let millis =
+            |from: Instant, to: Instant| u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX);
         let mut at = running.from;
         let mut steps = Vec::new();
         for (step, end) in running.steps {
@@ -130,12 +140,19 @@ mod tests {
         go(State::Standby, State::Campaigning, &[], 2500);
         go(State::Campaigning, State::Waiting, &[], 2520);
         go(State::Waiting, State::Starting, &[], 2530);
-        let marks = [("begin", at(2530)), ("volumes", at(2600)), ("addresses", at(2610)), ("services", at(2800))];
+        let marks =
+            [("begin", at(2530)), ("volumes", at(2600)), ("addresses", at(2610)), ("services", at(2800))];
         go(State::Starting, State::Serving, &marks, 2810);
         let last = t.last().unwrap();
         let steps: Vec<(&str, u64)> = last.steps.iter().map(|s| (s.step.as_str(), s.ms)).collect();
-        let expected =
-            [("detect", 1500), ("decide", 20), ("wait", 10), ("volumes", 70), ("addresses", 10), ("services", 190)];
+        let expected = [
+            ("detect", 1500),
+            ("decide", 20),
+            ("wait", 10),
+            ("volumes", 70),
+            ("addresses", 10),
+            ("services", 190),
+        ];
         assert_eq!(steps, expected);
         assert_eq!((last.kind.as_str(), last.total_ms), ("takeover", 1810));
     }

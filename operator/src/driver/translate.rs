@@ -11,7 +11,12 @@ use std::net::SocketAddr;
 
 /// The replicator's configuration of a volume on this node.
 #[must_use]
-pub fn volume_config(spec: &Spec, config: &Config, group: &GroupName, name: &VolumeName) -> Option<VolumeConfig> {
+pub fn volume_config(
+    spec: &Spec,
+    config: &Config,
+    group: &GroupName,
+    name: &VolumeName,
+) -> Option<VolumeConfig> {
     let volume = spec.groups.get(group)?.volumes.get(name)?;
     let dir = config.state_dir.join("volumes");
     let backing = match volume.backing.on(&config.node) {
@@ -43,7 +48,11 @@ pub fn volume_config(spec: &Spec, config: &Config, group: &GroupName, name: &Vol
 /// The Docker volume that mounts a replicated volume.
 #[must_use]
 pub fn docker_volume(
-    spec: &Spec, config: &Config, owner: &Owner, group: &GroupName, name: &VolumeName,
+    spec: &Spec,
+    config: &Config,
+    owner: &Owner,
+    group: &GroupName,
+    name: &VolumeName,
 ) -> Option<VolumeSpec> {
     let volume = spec.groups.get(group)?.volumes.get(name)?;
     Some(VolumeSpec {
@@ -56,7 +65,13 @@ pub fn docker_volume(
 
 /// A service's container on this node.
 #[must_use]
-pub fn service(config: &Config, owner: &Owner, group: &GroupName, name: &str, service: &spec::Service) -> ServiceSpec {
+pub fn service(
+    config: &Config,
+    owner: &Owner,
+    group: &GroupName,
+    name: &str,
+    service: &spec::Service,
+) -> ServiceSpec {
     let mut env = service.environment.clone();
     env.entry("BATON_NODE".into()).or_insert_with(|| config.node.to_string());
     env.entry("BATON_GROUP".into()).or_insert_with(|| group.to_string());
@@ -66,9 +81,11 @@ pub fn service(config: &Config, owner: &Owner, group: &GroupName, name: &str, se
         .map(|m| {
             let target = m.target.display().to_string();
             match &m.source {
-                MountSource::Volume { volume } => {
-                    MountSpec::Volume { name: owner.volume_name(volume.as_str()), target, read_only: m.read_only }
-                }
+                MountSource::Volume { volume } => MountSpec::Volume {
+                    name: owner.volume_name(volume.as_str()),
+                    target,
+                    read_only: m.read_only,
+                },
                 MountSource::Host(path) => {
                     MountSpec::Bind { source: path.display().to_string(), target, read_only: m.read_only }
                 }

@@ -34,7 +34,13 @@ pub(super) struct Unit {
 
 impl Unit {
     pub(super) fn new(
-        spec: &Spec, me: &NodeName, group: &GroupName, plan: Plan, timers: Timers, durable: Durable, now: Instant,
+        spec: &Spec,
+        me: &NodeName,
+        group: &GroupName,
+        plan: Plan,
+        timers: Timers,
+        durable: Durable,
+        now: Instant,
     ) -> Option<Self> {
         let g = spec.groups.get(group)?;
         let config = GroupConfig {
@@ -84,7 +90,8 @@ impl Unit {
 
     /// What the status snapshot is made of.
     pub(super) fn input(&self) -> GroupInput {
-        let restarts = |s: &ServiceStatus| ServiceStatus { restarts: self.runtime.restarts(&s.name), ..s.clone() };
+        let restarts =
+            |s: &ServiceStatus| ServiceStatus { restarts: self.runtime.restarts(&s.name), ..s.clone() };
         let mut view = self.core.view_of();
         // What the runtime waits for says more than what leadership does.
         if matches!(view.state, State::Starting | State::Failed) && !self.report.reason.is_empty() {

@@ -4,9 +4,9 @@
 //! Order of a round: receive everything that waits, then tick. After a pause of the process the peers' heartbeats
 //! are thus heard before silence is judged. The core's mutex is held for microseconds and never over I/O.
 
+use super::clock;
 use super::realtime::{Realtime, ask};
 use super::wire::{MAX_DATAGRAM, Sealer};
-use super::clock;
 use crate::core::promises::{HeartbeatCore, Verdict};
 use baton_replicator::types::{Epoch, GroupName, Instant, NodeName};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -99,7 +99,9 @@ impl HeartbeatThread {
     /// # Errors
     /// [`StartError`].
     pub fn start(
-        config: HeartbeatConfig, sealer: Sealer, core: SharedCore,
+        config: HeartbeatConfig,
+        sealer: Sealer,
+        core: SharedCore,
         on_serve_until: impl Fn(&GroupName, Epoch, Instant) + Send + 'static,
     ) -> Result<(Self, Realtime), StartError> {
         let mut sockets = Vec::new();
@@ -250,7 +252,10 @@ impl Round {
 
     fn wait(&self, at_most: Duration) {
         let mut fds: Vec<PollFd<'_>> = self.sockets.iter().map(|s| PollFd::new(s, PollFlags::IN)).collect();
-        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(at_most.min(Duration::from_millis(500)).subsec_nanos()) };
+        let timeout = Timespec {
+            tv_sec: 0,
+            tv_nsec: i64::from(at_most.min(Duration::from_millis(500)).subsec_nanos()),
+        };
         // An interrupted or failed poll only means an early round.
         let _ = poll(&mut fds, Some(&timeout));
     }

@@ -24,7 +24,8 @@ fn web() -> GroupName {
 fn core(me: &str, peer: &str) -> SharedCore {
     let now = clock::now();
     let groups = [(web(), Instant::ZERO)];
-    let core = HeartbeatCore::new(node(me), 1, Timers::default(), Rules::default(), [node(peer)], groups, now);
+    let core =
+        HeartbeatCore::new(node(me), 1, Timers::default(), Rules::default(), [node(peer)], groups, now);
     Arc::new(Mutex::new(core))
 }
 
@@ -64,9 +65,11 @@ fn a_leader_gets_promises_and_serve_until_grows_only_while_the_core_is_vouched_f
 
     let (tell, told) = std::sync::mpsc::channel();
     let sink = move |_: &GroupName, e: Epoch, until: Instant| drop(tell.send((e, until)));
-    let (thread_a, _) = HeartbeatThread::start(config("a", ip_a, "b", ip_b), sealer.clone(), Arc::clone(&a), sink).unwrap();
+    let (thread_a, _) =
+        HeartbeatThread::start(config("a", ip_a, "b", ip_b), sealer.clone(), Arc::clone(&a), sink).unwrap();
     let (_thread_b, _) =
-        HeartbeatThread::start(config("b", ip_b, "a", ip_a), sealer.clone(), Arc::clone(&b), |_, _, _| {}).unwrap();
+        HeartbeatThread::start(config("b", ip_b, "a", ip_a), sealer.clone(), Arc::clone(&b), |_, _, _| {})
+            .unwrap();
 
     eventually("a promise", || {
         let now = clock::now();

@@ -1,28 +1,113 @@
-//! Baton's replicator. See `baton-replicator --help`.
+//! `baton-replicator`: one per node. Start-up is a script: log, configuration, secret, listener, control
+//! sockets, then run until SIGTERM, then stop every volume in order.
 
 use anyhow::Context;
-use baton_replicator::driver::{Config, run};
+use baton_replicator::control::{ControlServer, ServeUntilSocket};
+use baton_replicator::driver::{Options, Replicator};
+use baton_replicator::frontend::fuse;
+use baton_replicator::transport::Secret;
+use baton_replicator::types::NodeName;
 use clap::Parser;
 use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Baton's block replicator.
+#[derive(Parser, Debug)]
+#[command(name = "baton-replicator", version)]
+struct Arguments {
+    /// This node's name.
+    #[arg(long, env = "BATON_NODE")]
+    node: NodeName,
+    /// Address for the other replicators.
+    #[arg(long, env = "BATON_LISTEN", default_value = "0.0.0.0:7788")]
+    listen: SocketAddr,
+    /// File with the cluster secret, readable by its owner only.
+    #[arg(long, env = "BATON_SECRET_FILE")]
+    secret_file: PathBuf,
+    /// Durable state of this node.
+    #[arg(long, env = "BATON_STATE_DIR", default_value = "/var/lib/baton")]
+    state_dir: PathBuf,
+    /// Sockets and private mounts, shared with the agent.
+    #[arg(long, env = "BATON_RUN_DIR", default_value = "/run/baton")]
+    run_dir: PathBuf,
+    /// Where the volumes' device symlinks are made.
+    #[arg(long, env = "BATON_DEVICE_DIR", default_value = "/dev/baton")]
+    device_dir: PathBuf,
+    /// The same directory as the host's Docker engine sees it (default: --device-dir).
+    #[arg(long, env = "BATON_HOST_DEVICE_DIR")]
+    host_device_dir: Option<PathBuf>,
+    /// The host's boot id.
+    #[arg(long, env = "BATON_BOOT_ID_FILE", default_value = "/proc/sys/kernel/random/boot_id")]
+    boot_id_file: PathBuf,
+    /// Log filter, e.g. `info` or `baton_replicator=debug`.
+    #[arg(long, env = "BATON_LOG", default_value = "info")]
+    log: String,
+}
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
-    let config = Config::parse();
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_new(&arguments.log).context("--log is not a log filter")?;
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log).context("--log")?)
+        .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let shutdown = async move {
+    run(arguments).await
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let secret = Secret::load(&arguments.secret_file)
+        .with_context(|| format!("cannot use the secret file {}", arguments.secret_file.display()))?;
+    let boot = std::fs::read_to_string(&arguments.boot_id_file)
+        .with_context(|| format!("cannot read the boot id file {}", arguments.boot_id_file.display()))?;
+    let boot = boot.trim();
+    anyhow::ensure!(!boot.is_empty(), "the boot id file {} is empty", arguments.boot_id_file.display());
+    std::fs::create_dir_all(&arguments.run_dir)
+        .with_context(|| format!("cannot make the run directory {}", arguments.run_dir.display()))?;
+    let options = Options {
+        node: arguments.node,
+        listen: arguments.listen,
+        secret,
+        state_dir: arguments.state_dir,
+        run_dir: arguments.run_dir.clone(),
+        host_device_dir: arguments.host_device_dir.unwrap_or_else(|| arguments.device_dir.clone()),
+        device_dir: arguments.device_dir,
+        host_boot: boot.to_owned(),
+        front_end: Arc::new(fuse::start),
+    };
+    let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+    let node = options.node.clone();
+    let replicator = Arc::new(Replicator::start(options)?);
+    let control = ControlServer::bind(&arguments.run_dir.join("replicator.sock"))
+        .context("cannot bind the control socket replicator.sock")?;
+    let voucher = replicator.clone();
+    let _serve_until = ServeUntilSocket::bind(&arguments.run_dir.join("serve-until.sock"), move |message| {
+        voucher.serve_until(&message);
+    })
+    .context("cannot bind serve-until.sock")?;
+    tracing::info!(%node, peers = %replicator.address(), control = %arguments.run_dir.join("replicator.sock").display(), "running");
+    let stop = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("asked to stop");
     };
-    run(config, shutdown).await?;
+    let (stopping, stopped) = tokio::sync::oneshot::channel();
+    let server = tokio::spawn(control.serve(replicator.clone(), async move {
+        // An error means that the other side is gone, which is the end as well.
+        let _ = stopped.await;
+    }));
+    stop.await;
+    tracing::info!("stopping");
+    let _ = stopping.send(());
+    replicator.stop().await;
+    server.await.context("the control server died")?.context("the control server failed")?;
+    tracing::info!("stopped");
     Ok(())
 }

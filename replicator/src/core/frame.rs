@@ -1,8 +1,4 @@
-//! What replicators say to each other, and how it looks as bytes.
-//!
-//! A frame on the wire is (kind, head, body): the head holds the fields, little-endian, beginning with the
-//! epoch; the body holds block data. Authentication, lengths and CRC32C are the transport's; what the bytes
-//! mean is checked here, completely, before the engine sees a [`Frame`].
+//! What replicators say to each other; `wire` makes bytes of it.
 //!
 //! ```text
 //! primary                        secondary
@@ -15,10 +11,9 @@
 //!   ◄──────────────────────── SyncDoneAck         only now it counts as connected
 //! ```
 
-use super::codec::{Reader, text};
 use super::handshake::Identity;
 use super::range::Range;
-use crate::types::{BootId, Epoch, Generation, NodeName, TermId, VolumeName};
+use crate::types::{BootId, Epoch, Generation, NodeName, VolumeName};
 use bytes::Bytes;
 
 /// Version of this protocol. Both sides must have the same.
@@ -29,9 +24,6 @@ pub const MAX_BODY: usize = 2 << 20;
 pub const MAX_HEAD: usize = 64 << 10;
 /// Runs in one `Dirty` frame.
 pub const MAX_RUNS: usize = 4000;
-/// Most members or history entries in a frame.
-const MAX_LIST: usize = 64;
-
 /// A message and the epoch of the leadership it belongs to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
@@ -162,6 +154,8 @@ pub enum Message {
     Members {
         /// The generation.
         generation: Generation,
+        /// It is in force; else it is being introduced (pending).
+        committed: bool,
         /// Nodes that have every acknowledged write.
         members: Vec<NodeName>,
     },
@@ -187,246 +181,4 @@ pub struct BadFrame {
     pub head: usize,
     /// Length of its body.
     pub body: usize,
-}
-
-impl Frame {
-    /// (kind, head, body).
-    #[must_use]
-    pub fn encode(&self) -> (u16, Vec<u8>, Bytes) {
-        let mut h = Vec::with_capacity(64);
-        number(&mut h, self.epoch.number);
-        number(&mut h, self.epoch.term.0);
-        let mut body = Bytes::new();
-        let kind = match &self.message {
-            Message::Hello(g) => greeting(&mut h, g, 1),
-            Message::Welcome(g) => greeting(&mut h, g, 2),
-            Message::Refused(why) => {
-                let (code, detail) = match why {
-                    Refused::EpochTooOld => (0, ""),
-                    Refused::EpochForeign => (1, ""),
-                    Refused::Other(detail) => (2, detail.as_str()),
-                };
-                h.push(code);
-                let cut =
-                    (0..=detail.len().min(250)).rev().find(|n| detail.is_char_boundary(*n)).unwrap_or(0);
-                text(&mut h, &detail[..cut]);
-                3
-            }
-            Message::Dirty(runs) => {
-                for run in runs {
-                    range(&mut h, *run);
-                }
-                4
-            }
-            Message::DirtyEnd => 5,
-            Message::Decision(sync) => {
-                let (code, generation) = match sync {
-                    Sync::Nothing => (0, 0),
-                    Sync::CatchUp => (1, 0),
-                    Sync::Bitmap => (2, 0),
-                    Sync::Full(generation) => (3, generation.0),
-                };
-                h.push(code);
-                number(&mut h, generation);
-                6
-            }
-            Message::Ready => 7,
-            Message::Write { seq, offset, durable, data } => {
-                numbers(&mut h, &[*seq, *offset, *durable]);
-                body = data.clone();
-                8
-            }
-            Message::Zero { seq, range: r, discard, durable } => {
-                numbers(&mut h, &[*seq, *durable]);
-                range(&mut h, *r);
-                h.push(u8::from(*discard));
-                9
-            }
-            Message::Copy { seq, offset, data } => {
-                numbers(&mut h, &[*seq, *offset]);
-                body = data.clone();
-                10
-            }
-            Message::CopyZero { seq, range: r } => {
-                number(&mut h, *seq);
-                range(&mut h, *r);
-                11
-            }
-            Message::Ack(seq) => one(&mut h, *seq, 12),
-            Message::Flush(id) => one(&mut h, *id, 13),
-            Message::FlushAck(id) => one(&mut h, *id, 14),
-            Message::SyncDone { generation, history, members } => {
-                number(&mut h, generation.0);
-                generations(&mut h, history);
-                names(&mut h, members);
-                15
-            }
-            Message::SyncDoneAck(generation) => one(&mut h, generation.0, 16),
-            Message::Members { generation, members } => {
-                number(&mut h, generation.0);
-                names(&mut h, members);
-                17
-            }
-            Message::MembersAck(generation) => one(&mut h, generation.0, 18),
-            Message::Durable(seq) => one(&mut h, *seq, 19),
-            Message::WantDurable => 20,
-            Message::Ping => 21,
-            Message::Pong => 22,
-        };
-        (kind, h, body)
-    }
-
-    /// Reads a frame.
-    ///
-    /// # Errors
-    /// [`BadFrame`] unless every field is there, in bounds, and nothing is left over.
-    pub fn decode(kind: u16, head: &[u8], body: Bytes) -> Result<Self, BadFrame> {
-        let bad = BadFrame { kind, head: head.len(), body: body.len() };
-        if head.len() > MAX_HEAD || body.len() > MAX_BODY {
-            return Err(bad);
-        }
-        let mut r = Reader::new(head);
-        let epoch = read_epoch(&mut r).ok_or_else(|| bad.clone())?;
-        let has_body = !body.is_empty();
-        let message = read_message(kind, &mut r, body).ok_or_else(|| bad.clone())?;
-        let body_due = matches!(kind, 8 | 10);
-        if r.is_done() && has_body == body_due { Ok(Self { epoch, message }) } else { Err(bad) }
-    }
-}
-
-fn read_epoch(r: &mut Reader<'_>) -> Option<Epoch> {
-    Some(Epoch { number: r.u64()?, term: TermId(r.u64()?) })
-}
-
-fn read_message(kind: u16, r: &mut Reader<'_>, body: Bytes) -> Option<Message> {
-    Some(match kind {
-        1 => Message::Hello(read_greeting(r)?),
-        2 => Message::Welcome(read_greeting(r)?),
-        3 => Message::Refused(match (r.u8()?, r.text()?) {
-            (0, _) => Refused::EpochTooOld,
-            (1, _) => Refused::EpochForeign,
-            (2, detail) => Refused::Other(detail),
-            _ => return None,
-        }),
-        4 => {
-            let mut runs = Vec::new();
-            while !r.is_done() {
-                runs.push(read_range(r)?);
-            }
-            (runs.len() <= MAX_RUNS).then_some(Message::Dirty(runs))?
-        }
-        5 => Message::DirtyEnd,
-        6 => Message::Decision(match (r.u8()?, Generation(r.u64()?)) {
-            (0, Generation(0)) => Sync::Nothing,
-            (1, Generation(0)) => Sync::CatchUp,
-            (2, Generation(0)) => Sync::Bitmap,
-            (3, generation) if generation != Generation(0) => Sync::Full(generation),
-            _ => return None,
-        }),
-        7 => Message::Ready,
-        8 => Message::Write { seq: r.u64()?, offset: r.u64()?, durable: r.u64()?, data: body },
-        9 => {
-            let (seq, durable) = (r.u64()?, r.u64()?);
-            Message::Zero { seq, range: read_range(r)?, discard: r.flag()?, durable }
-        }
-        10 => Message::Copy { seq: r.u64()?, offset: r.u64()?, data: body },
-        11 => Message::CopyZero { seq: r.u64()?, range: read_range(r)? },
-        12 => Message::Ack(r.u64()?),
-        13 => Message::Flush(r.u64()?),
-        14 => Message::FlushAck(r.u64()?),
-        15 => {
-            let generation = Generation(r.u64()?);
-            Message::SyncDone { generation, history: read_generations(r)?, members: read_names(r)? }
-        }
-        16 => Message::SyncDoneAck(Generation(r.u64()?)),
-        17 => Message::Members { generation: Generation(r.u64()?), members: read_names(r)? },
-        18 => Message::MembersAck(Generation(r.u64()?)),
-        19 => Message::Durable(r.u64()?),
-        20 => Message::WantDurable,
-        21 => Message::Ping,
-        22 => Message::Pong,
-        _ => return None,
-    })
-}
-
-fn number(h: &mut Vec<u8>, n: u64) {
-    h.extend(n.to_le_bytes());
-}
-
-fn numbers(h: &mut Vec<u8>, list: &[u64]) {
-    list.iter().for_each(|n| number(h, *n));
-}
-
-fn one(h: &mut Vec<u8>, n: u64, kind: u16) -> u16 {
-    number(h, n);
-    kind
-}
-
-fn range(h: &mut Vec<u8>, r: Range) {
-    number(h, r.start);
-    number(h, r.bytes());
-}
-
-fn read_range(r: &mut Reader<'_>) -> Option<Range> {
-    Range::new(r.u64()?, r.u64()?)
-}
-
-fn generations(h: &mut Vec<u8>, list: &[Generation]) {
-    h.push(list.len().min(MAX_LIST) as u8);
-    list.iter().take(MAX_LIST).for_each(|g| number(h, g.0));
-}
-
-fn read_generations(r: &mut Reader<'_>) -> Option<Vec<Generation>> {
-    let count = usize::from(r.u8()?);
-    if count > MAX_LIST {
-        return None;
-    }
-    (0..count).map(|_| r.u64().map(Generation)).collect()
-}
-
-fn names(h: &mut Vec<u8>, list: &[NodeName]) {
-    h.push(list.len().min(MAX_LIST) as u8);
-    list.iter().take(MAX_LIST).for_each(|n| text(h, n.as_str()));
-}
-
-fn read_names(r: &mut Reader<'_>) -> Option<Vec<NodeName>> {
-    let count = usize::from(r.u8()?);
-    if count > MAX_LIST {
-        return None;
-    }
-    (0..count).map(|_| NodeName::new(r.text()?).ok()).collect()
-}
-
-fn greeting(h: &mut Vec<u8>, g: &Greeting, kind: u16) -> u16 {
-    h.extend(PROTOCOL.to_le_bytes());
-    text(h, g.from.as_str());
-    text(h, g.to.as_str());
-    text(h, g.volume.as_str());
-    numbers(h, &[g.size, g.boot.0, g.incarnation]);
-    let id = &g.identity;
-    numbers(h, &[id.generation.0, id.pending.0, id.base.0]);
-    h.extend([id.tracking, id.inconsistent, id.partial].map(u8::from));
-    generations(h, &id.history);
-    names(h, &g.members);
-    kind
-}
-
-fn read_greeting(r: &mut Reader<'_>) -> Option<Greeting> {
-    if r.u16()? != PROTOCOL {
-        return None;
-    }
-    let from = NodeName::new(r.text()?).ok()?;
-    let to = NodeName::new(r.text()?).ok()?;
-    let volume = VolumeName::new(r.text()?).ok()?;
-    let (size, boot, incarnation) = (r.u64()?, BootId(r.u64()?), r.u64()?);
-    let identity = Identity {
-        generation: Generation(r.u64()?),
-        pending: Generation(r.u64()?),
-        base: Generation(r.u64()?),
-        tracking: r.flag()?,
-        inconsistent: r.flag()?,
-        partial: r.flag()?,
-        history: read_generations(r)?,
-    };
-    Some(Greeting { from, to, volume, size, boot, incarnation, identity, members: read_names(r)? })
 }

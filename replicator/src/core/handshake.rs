@@ -60,7 +60,10 @@ pub enum Refusal {
 #[must_use]
 pub fn decide(source: &Identity, target: &Identity) -> Verdict {
     const NONE: Generation = Generation(0);
-    let fits = source.tracking && same_data(source, target);
+    // A pending generation names the same data as the one it will replace.
+    let same_data =
+        source.base == target.generation || (source.base != NONE && source.base == target.pending);
+    let fits = source.tracking && same_data;
     let knows = |side: &Identity, g: Generation| {
         g != NONE && (side.generation == g || side.pending == g || side.history.contains(&g))
     };
@@ -81,15 +84,6 @@ pub fn decide(source: &Identity, target: &Identity) -> Verdict {
     } else {
         Verdict::Refuse(Refusal::Unrelated)
     }
-}
-
-/// The source's bitmap counts from the data the target has. A pending generation names the same data as the
-/// one it will replace, on either side.
-fn same_data(source: &Identity, target: &Identity) -> bool {
-    let base = source.base;
-    let introduced =
-        source.pending != Generation(0) && target.generation == source.pending && base == source.generation;
-    base == target.generation || (base != Generation(0) && base == target.pending) || introduced
 }
 
 #[cfg(test)]
@@ -151,16 +145,22 @@ mod tests {
             ("interrupted full sync goes on", tracking(77, side(5, &[])), partial(side(77, &[])), Bitmap),
             ("full sync begun by another source", tracking(4, side(5, &[4])), partial(side(77, &[])), Full),
             (
-                "the primary died while introducing 6, the secondary has it",
+                "the primary died while introducing 6, both have it pending",
                 pending(6, tracking(5, side(5, &[]))),
-                side(6, &[5]),
+                pending(6, side(5, &[])),
                 Bitmap,
             ),
             (
-                "the same, but the bitmap counts from elsewhere",
-                pending(6, tracking(3, side(5, &[3]))),
+                "6 is in force there and only pending here",
+                pending(6, tracking(5, side(5, &[]))),
                 side(6, &[5]),
                 Full,
+            ),
+            (
+                "6 was introduced to a member that was taken out before it came into force",
+                tracking(5, side(7, &[5])),
+                pending(6, side(5, &[])),
+                Bitmap,
             ),
             (
                 "old primary had 6 pending, the new one tracks it as 6",

@@ -4,7 +4,7 @@
 //! * [`range`]: byte ranges, sets of them, and the queue that orders overlapping operations;
 //! * [`meta`]: the metadata file: superblock, activity log, dirty bitmaps;
 //! * [`codec`]: bounded little-endian reading and writing;
-//! * [`frame`]: what replicators say to each other, and its encoding;
+//! * [`frame`]: what replicators say to each other, and `wire`, its encoding;
 //! * [`handshake`]: the table that turns two replicas' identities into a verdict;
 //! * [`engine`]: one volume's state machine, [`engine::Engine::handle`].
 //!
@@ -16,3 +16,4 @@ pub mod frame;
 pub mod handshake;
 pub mod meta;
 pub mod range;
+mod wire;

@@ -1,366 +1,319 @@
-//! The replicator's process: volumes with their owner threads, the listener for peers, the agent's sockets.
+//! The replicator as a process: one engine per volume on a thread of its own, and the adapters around them.
 //!
-//! Each volume has one owner ([`volume`]) and nobody else touches its engine. This module routes: a peer's session
-//! to its volume, a command to its owner, every owner's status to whoever waits for it. Start-up is a script
-//! ([`run`]); shutdown stops every volume in order, within a bound.
+//! [`Replicator`] owns what is shared: the volumes, the listener, the way from a session to its volume, the
+//! version of the status. `volume` owns one engine and is the only place that waits for more than one thing; `handle` is how others
+//! reach it;
+//! `open` turns files into an engine; `failed` is what status says of one that could not be opened.
+//!
+//! Invariants: an engine is touched by its own thread only; channels to it are bounded, and nothing it calls
+//! blocks. If the process dies, the kernel fails the devices' I/O, peers freeze, and the next start takes the
+//! rest from the metadata.
 
-mod attach;
-mod config;
+mod failed;
+mod handle;
+mod open;
 mod volume;
 
-pub use config::Config;
-
 use crate::api::{Desired, Format, Problem, ServeUntil, Status, VolumeConfig, VolumeStatus};
-use crate::control::{ControlServer, Controller, ServeUntilSocket, problem};
-use crate::frontend::{mkfs, stale};
-use crate::transport::{Listener, ListenerConfig, Secret, SecretError, TransportEvent};
-use crate::types::{DiskState, NodeName, VolumeName};
+use crate::control::{Controller, problem};
+use crate::frontend::{EventSink, FrontEnd, FrontEndConfig, mkfs, stale};
+use crate::transport::{Admit, Listener, ListenerConfig, Secret, SessionId, TransportEvent};
+use crate::types::{DiskState, NodeName, Role, VolumeName};
 use crossbeam_channel::Sender;
+use handle::{Input, Volume};
 use std::collections::{BTreeMap, HashMap};
-use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
-use volume::{Input, not_attached};
 
-/// Making a filesystem; the control API's own bound is above it.
-const MKFS_LIMIT: Duration = Duration::from_secs(300);
-/// After mkfs the engine looks at the first blocks again: two store reads.
-const PROBE_LIMIT: Duration = Duration::from_secs(5);
-/// Stopping all volumes at the end of the process. Docker's default grace is 10 s.
-const STOP_LIMIT: Duration = Duration::from_secs(6);
+/// For the first metadata updates of a volume that is being attached.
+const ATTACH_LIMIT: Duration = Duration::from_secs(10);
+/// For `mkfs`: the front end of a new volume answers at once, a frozen one never does.
+const FORMAT_LIMIT: Duration = Duration::from_secs(120);
+/// For an orderly stop of all volumes: below the ten seconds that a container engine waits before it kills.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// Why the replicator did not start.
+/// Makes front ends: [`crate::frontend::fuse::start`], or what a test puts in its place.
+pub type FrontEndFactory = Arc<dyn Fn(FrontEndConfig, EventSink) -> Arc<dyn FrontEnd> + Send + Sync>;
+
+/// What a replicator needs to know.
+#[derive(Clone)]
+pub struct Options {
+    /// This node.
+    pub node: NodeName,
+    /// Address for peers.
+    pub listen: SocketAddr,
+    /// The cluster secret.
+    pub secret: Secret,
+    /// Durable state of this node.
+    pub state_dir: PathBuf,
+    /// Sockets and private mounts.
+    pub run_dir: PathBuf,
+    /// Where device symlinks are made.
+    pub device_dir: PathBuf,
+    /// The same directory as the host sees it.
+    pub host_device_dir: PathBuf,
+    /// Text of the host's boot id.
+    pub host_boot: String,
+    /// How volumes become devices.
+    pub front_end: FrontEndFactory,
+}
+
+/// What volumes and the rest of the process share.
+struct Shared {
+    options: Options,
+    tag: String,
+    version: watch::Sender<u64>,
+    routes: RwLock<HashMap<SessionId, Sender<Input>>>,
+    volumes: Mutex<BTreeMap<VolumeName, Volume>>,
+    /// Volumes that could not be opened, for status.
+    failed: Mutex<BTreeMap<VolumeName, VolumeStatus>>,
+    /// Held while a volume is opened: the same one must not be opened twice.
+    opening: Mutex<()>,
+}
+
+/// A running replicator.
+pub struct Replicator {
+    shared: Arc<Shared>,
+    listener: Listener,
+}
+
+/// Why a replicator could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The cluster secret.
-    #[error(transparent)]
-    Secret(#[from] SecretError),
-    /// Something of the system.
-    #[error("cannot {doing} {what}")]
-    Sys {
-        /// Verb.
-        doing: &'static str,
-        /// Object.
-        what: String,
-        /// Why.
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The reason.
         #[source]
-        source: io::Error,
+        source: std::io::Error,
+    },
+    /// The state directory is not usable.
+    #[error("cannot use the state directory {path}", path = .path.display())]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: std::io::Error,
     },
 }
 
-/// What everybody in the process shares.
-pub(crate) struct Shared {
-    pub(crate) config: Config,
-    pub(crate) secret: Secret,
-    pub(crate) tag: String,
-    host_boot: String,
-    volumes: Mutex<BTreeMap<VolumeName, Entry>>,
-    routes: Mutex<HashMap<u64, Sender<Input>>>,
-    version: watch::Sender<u64>,
-}
+impl Replicator {
+    /// Cleans up after an earlier process and listens for peers.
+    ///
+    /// # Errors
+    /// [`StartError`] with what is in the way.
+    pub fn start(options: Options) -> Result<Self, StartError> {
+        let state = |source| StartError::State { path: options.state_dir.clone(), source };
+        std::fs::create_dir_all(&options.state_dir).map_err(state)?;
+        let tag = stale::node_tag(&options.state_dir, &options.node).map_err(state)?;
+        for line in stale::clean(&tag, &options.run_dir, &options.device_dir) {
+            tracing::warn!("{line}");
+        }
+        let (address, secret, node) = (options.listen, options.secret.clone(), options.node.clone());
+        let shared = Arc::new(Shared {
+            options,
+            tag,
+            version: watch::Sender::new(1),
+            routes: RwLock::default(),
+            volumes: Mutex::default(),
+            failed: Mutex::default(),
+            opening: Mutex::default(),
+        });
+        let (gate, sessions) = (shared.clone(), shared.clone());
+        let admit: Admit = Arc::new(move |peer, volume| gate.admit(peer, volume));
+        let config = ListenerConfig { address, secret, node, admit };
+        let listener = Listener::bind(config, Arc::new(move |event| sessions.transport(event)))
+            .map_err(|source| StartError::Listen { address, source })?;
+        Ok(Self { shared, listener })
+    }
 
-struct Entry {
-    config: VolumeConfig,
-    status: VolumeStatus,
-    /// None: attaching failed, the status says why.
-    owner: Option<Sender<Input>>,
-    device: Option<PathBuf>,
+    /// Where peers reach it.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_address()
+    }
+
+    /// The agent vouches: every volume of the group hears it.
+    pub fn serve_until(&self, message: &ServeUntil) {
+        for volume in self.shared.volumes().values().filter(|v| v.group() == message.group) {
+            volume.send(Input::ServeUntil(message.epoch, message.until));
+        }
+    }
+
+    /// Stops all volumes in order, within five seconds.
+    pub async fn stop(&self) {
+        let all: Vec<Volume> = std::mem::take(&mut *self.shared.volumes()).into_values().collect();
+        let stops = all.into_iter().map(|volume| {
+            tokio::spawn(async move {
+                let name = volume.status().volume;
+                match tokio::time::timeout(STOP_LIMIT, volume.stop(true)).await {
+                    Ok(Ok(())) => tracing::info!(%name, "stopped in order"),
+                    Ok(Err(error)) => tracing::error!(%name, %error, "not stopped in order"),
+                    Err(_) => tracing::error!(%name, "did not stop within {STOP_LIMIT:?}"),
+                }
+            })
+        });
+        for stop in stops.collect::<Vec<_>>() {
+            let _ = stop.await;
+        }
+    }
+
+    fn volume(&self, name: &VolumeName) -> Result<Volume, Problem> {
+        let found = self.shared.volumes().get(name).cloned();
+        found.ok_or_else(|| {
+            problem(404, "no-such-volume", "No such volume", format!("{name} is not attached here"))
+        })
+    }
 }
 
 impl Shared {
-    fn volumes(&self) -> MutexGuard<'_, BTreeMap<VolumeName, Entry>> {
-        // A panic aborts the process, so a poisoned mutex cannot be met.
+    fn volumes(&self) -> MutexGuard<'_, BTreeMap<VolumeName, Volume>> {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn routes(&self) -> MutexGuard<'_, HashMap<u64, Sender<Input>>> {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn failed(&self) -> MutexGuard<'_, BTreeMap<VolumeName, VolumeStatus>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An owner's newest status; `changed` wakes whoever waits.
-    pub(crate) fn publish(&self, status: VolumeStatus, changed: bool) {
-        if let Some(entry) = self.volumes().get_mut(&status.volume) {
-            entry.status = status;
+    /// What came of opening a volume; a failure stays visible in the status until it succeeds.
+    fn note_opened(&self, config: &VolumeConfig, error: Option<&Problem>) {
+        match error {
+            None => {
+                tracing::info!(volume = %config.volume, "attached");
+                self.failed().remove(&config.volume);
+            }
+            Some(problem) => {
+                tracing::error!(volume = %config.volume, "not attached: {}", problem.detail);
+                self.failed().insert(config.volume.clone(), failed::status(config, &problem.detail));
+            }
         }
-        if changed {
-            self.version.send_modify(|v| *v += 1);
-        }
+        self.version.send_modify(|v| *v += 1);
     }
 
-    pub(crate) fn set_device(&self, name: &VolumeName, device: Option<PathBuf>) {
-        if let Some(entry) = self.volumes().get_mut(name) {
-            entry.device = device;
-        }
-    }
-
-    fn owner(&self, name: &VolumeName) -> Result<Sender<Input>, Problem> {
+    fn admit(&self, peer: &NodeName, volume: &VolumeName) -> Result<Duration, String> {
         let volumes = self.volumes();
-        let entry = volumes.get(name).ok_or_else(|| not_attached(name))?;
-        entry.owner.clone().ok_or_else(|| {
-            let why = entry.status.alarms.last().cloned().unwrap_or_default();
-            problem(409, "attach-failed", "The volume could not be attached", why)
-        })
+        let known = volumes.get(volume).ok_or_else(|| format!("{volume} is not attached here"))?;
+        known.peer_timeout(peer).ok_or_else(|| format!("{peer} is not a peer of {volume}"))
     }
 
-    /// Sends a peer's event to its volume. Called from the listener's and the dialers' threads.
-    fn route(&self, event: TransportEvent) {
-        match &event {
+    /// Sessions that peers opened find their volume here.
+    fn transport(&self, event: TransportEvent) {
+        let id = match &event {
             TransportEvent::Opened(session) => {
-                let Ok(owner) = self.owner(session.volume()) else {
-                    session.close("the volume is not attached here");
-                    return;
-                };
-                self.routes().insert(session.id().0, owner.clone());
-                let _ = owner.send(Input::Transport(event));
+                let volume = self.volumes().get(session.volume()).cloned();
+                let Some(volume) = volume else { return session.close("the volume was detached") };
+                let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+                routes.insert(session.id(), volume.sender());
+                session.id()
             }
-            TransportEvent::Frame { session, .. } => {
-                let owner = self.routes().get(&session.0).cloned();
-                if let Some(owner) = owner {
-                    let _ = owner.send(Input::Transport(event));
-                }
-            }
-            TransportEvent::Closed { session, .. } => {
-                let owner = self.routes().remove(&session.0);
-                if let Some(owner) = owner {
-                    let _ = owner.send(Input::Transport(event));
-                }
-            }
-            TransportEvent::DialFailed { volume, .. } => {
-                if let Ok(owner) = self.owner(volume) {
-                    let _ = owner.send(Input::Transport(event));
-                }
-            }
+            TransportEvent::Frame { session, .. } | TransportEvent::Closed { session, .. } => *session,
+            TransportEvent::DialFailed { .. } => return,
+        };
+        let ended = matches!(event, TransportEvent::Closed { .. });
+        let route = self.routes.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        if let Some(route) = route {
+            // An error means that the volume is gone, and its sessions with it.
+            let _ = route.send(Input::Transport(event));
         }
-    }
-
-    /// Whether a peer's session for a volume is welcome, and the volume's `peer_timeout`.
-    fn admit(&self, node: &NodeName, name: &VolumeName) -> Result<Duration, String> {
-        let volumes = self.volumes();
-        let entry = volumes.get(name).filter(|e| e.owner.is_some());
-        let entry = entry.ok_or_else(|| format!("volume {name} is not attached here"))?;
-        if entry.config.peers.iter().any(|p| p.node == *node) {
-            Ok(Duration::from_millis(entry.config.peer_timeout_ms))
-        } else {
-            Err(format!("{node} is no peer of volume {name} here"))
+        if ended {
+            self.routes.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         }
-    }
-
-    fn serve_until(&self, said: &ServeUntil) {
-        for entry in self.volumes().values().filter(|e| e.config.group == said.group) {
-            if let Some(owner) = &entry.owner {
-                let _ = owner.send(Input::ServeUntil(said.epoch, said.until));
-            }
-        }
-    }
-
-    fn status(&self) -> Status {
-        let version = *self.version.borrow();
-        let volumes = self.volumes().values().map(|e| e.status.clone()).collect();
-        Status { version, node: Some(self.config.node.clone()), volumes }
-    }
-
-    fn status_of(&self, name: &VolumeName) -> Option<VolumeStatus> {
-        self.volumes().get(name).map(|e| e.status.clone())
     }
 }
 
-/// The agent's commands.
-struct Commands(Arc<Shared>);
-
-impl Commands {
-    async fn ask(
-        &self, name: &VolumeName, input: impl FnOnce(volume::Waiter) -> Input,
-    ) -> Result<VolumeStatus, Problem> {
-        let gone = || problem(503, "stopping", "Stopping", format!("volume {name} is being stopped"));
-        let owner = self.0.owner(name)?;
-        let (waiter, answer) = oneshot::channel();
-        owner.send(input(waiter)).map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
-    }
-}
-
-impl Controller for Commands {
+impl Controller for Replicator {
     async fn status(&self, after: Option<u64>, wait: Duration) -> Status {
+        let mut version = self.shared.version.subscribe();
         if let Some(after) = after {
-            let mut version = self.0.version.subscribe();
+            // Whether it changed or not, there is an answer.
             let _ = tokio::time::timeout(wait, version.wait_for(|v| *v > after)).await;
         }
-        self.0.status()
+        let version = *version.borrow();
+        let mut volumes: Vec<VolumeStatus> = self.shared.volumes().values().map(Volume::status).collect();
+        volumes.extend(self.shared.failed().values().cloned());
+        Status { version, node: Some(self.shared.options.node.clone()), volumes }
     }
 
     async fn configure(&self, config: VolumeConfig) -> Result<VolumeStatus, Problem> {
-        let name = config.volume.clone();
-        let known = self.0.volumes().get(&name).map(|e| (e.config == config, e.owner.is_some()));
-        match known {
-            Some((true, true)) => {}
-            Some((false, true)) => {
-                // Another configuration: stop the owner in order (refused for a primary), then attach anew.
-                self.detach(name.clone()).await?;
-                self.attach(config).await?;
+        let known = self.shared.volumes().get(&config.volume).cloned();
+        let volume = match known {
+            Some(volume) => {
+                volume.reconfigure(config).await?;
+                volume
             }
-            Some((_, false)) | None => self.attach(config).await?,
-        }
-        self.0.status_of(&name).ok_or_else(|| not_attached(&name))
+            None => {
+                let shared = self.shared.clone();
+                let opened = tokio::task::spawn_blocking(move || {
+                    let _opening = shared.opening.lock().unwrap_or_else(PoisonError::into_inner);
+                    let known = shared.volumes().get(&config.volume).cloned();
+                    if let Some(volume) = known {
+                        return Ok(volume);
+                    }
+                    let name = config.volume.clone();
+                    let opened = open::open(&shared, config.clone());
+                    shared.note_opened(&config, opened.as_ref().err());
+                    let volume = opened?;
+                    shared.volumes().insert(name, volume.clone());
+                    Ok(volume)
+                });
+                opened.await.map_err(|e| problem(500, "internal", "Internal error", e.to_string()))??
+            }
+        };
+        let attached =
+            volume.wait(ATTACH_LIMIT, &self.shared.version, |s| s.disk != DiskState::Attaching).await;
+        attached.ok_or_else(|| {
+            problem(
+                504,
+                "attaching",
+                "Still attaching",
+                "its metadata could not be updated in time; try again",
+            )
+        })
     }
 
-    async fn desired(&self, name: VolumeName, desired: Desired) -> Result<VolumeStatus, Problem> {
-        self.ask(&name, |waiter| Input::Desired(desired, waiter)).await
+    async fn desired(&self, volume: VolumeName, desired: Desired) -> Result<VolumeStatus, Problem> {
+        let volume = self.volume(&volume)?;
+        volume.command(|answer| Input::Desired(desired, answer)).await?;
+        Ok(volume.status())
     }
 
     async fn format(&self, name: VolumeName, format: Format) -> Result<VolumeStatus, Problem> {
-        let refused = |detail: String| problem(409, "not-blank", "Not formatted", detail);
-        let owner = self.0.owner(&name)?;
-        let (status, device) = {
-            let volumes = self.0.volumes();
-            let entry = volumes.get(&name).ok_or_else(|| not_attached(&name))?;
-            (entry.status.clone(), entry.device.clone())
-        };
-        let Some(device) = device else {
-            return Err(refused(format!("volume {name} is not primary here: there is no device to format")));
+        let volume = self.volume(&name)?;
+        volume.command(Input::Look).await?;
+        let status = volume.status();
+        let (Role::Primary, Some(_)) = (status.role, &status.device) else {
+            return Err(problem(409, "not-primary", "Not primary", format!("{name} has no device here")));
         };
         if let Some(found) = status.filesystem {
-            return Err(refused(format!("volume {name} already holds {found}; nothing was changed")));
+            let detail = format!("{name} holds something already: {found}; nothing was changed");
+            return Err(problem(409, "not-blank", "Volume is not blank", detail));
         }
-        let made = tokio::task::spawn_blocking(move || {
-            mkfs::make_filesystem(&device, &format.filesystem, MKFS_LIMIT).map_err(|e| volume::chain(&e))
-        });
-        let failed = |detail| problem(500, "mkfs", "The filesystem could not be made", detail);
-        made.await.map_err(|e| failed(e.to_string()))?.map_err(failed)?;
-        let _ = owner.send(Input::Probe);
-        let mut version = self.0.version.subscribe();
-        let seen = async {
-            loop {
-                match self.0.status_of(&name) {
-                    Some(status) if status.filesystem.is_some() => return Ok(status),
-                    Some(_) => {}
-                    None => return Err(not_attached(&name)),
-                }
-                // Every owner publishes at least once per tick; the version need not change for that.
-                let _ = tokio::time::timeout(Duration::from_millis(20), version.changed()).await;
-            }
-        };
-        tokio::time::timeout(PROBE_LIMIT, seen)
-            .await
-            .map_err(|_| failed("the new filesystem is not recognised".into()))?
+        let device = volume.local_device().ok_or_else(|| {
+            problem(409, "not-primary", "Not primary", format!("{name} has lost its device"))
+        })?;
+        let filesystem = format.filesystem;
+        let made =
+            tokio::task::spawn_blocking(move || mkfs::make_filesystem(&device, &filesystem, FORMAT_LIMIT));
+        made.await
+            .map_err(|e| problem(500, "internal", "Internal error", e.to_string()))?
+            .map_err(|e| problem(500, "format", "Formatting failed", e.to_string()))?;
+        volume.command(Input::Look).await?;
+        Ok(volume.status())
     }
 
     async fn detach(&self, name: VolumeName) -> Result<(), Problem> {
-        self.ask(&name, |waiter| Input::Stop { even_primary: false, waiter }).await?;
-        self.0.volumes().remove(&name);
-        self.0.version.send_modify(|v| *v += 1);
+        let volume = self.volume(&name)?;
+        volume.stop(false).await?;
+        self.shared.volumes().remove(&name);
         Ok(())
     }
 }
 
-impl Commands {
-    async fn attach(&self, config: VolumeConfig) -> Result<(), Problem> {
-        let shared = Arc::clone(&self.0);
-        let attached = tokio::task::spawn_blocking(move || attach::attach(&shared, config)).await;
-        attached.map_err(|e| problem(500, "attach-failed", "The volume could not be attached", e.to_string()))?
-    }
-}
-
-/// Runs the replicator until `shutdown` resolves, then stops every volume in order.
-///
-/// # Errors
-/// [`StartError`] naming what could not be had.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), StartError> {
-    let sys = |doing, what: String| move |source| StartError::Sys { doing, what, source };
-    let secret = Secret::load(&config.secret_file)?;
-    let shown = |p: &std::path::Path| p.display().to_string();
-    let host_boot = std::fs::read_to_string(&config.boot_id_file)
-        .map_err(sys("read the boot id in", shown(&config.boot_id_file)))?
-        .trim()
-        .to_owned();
-    for dir in [&config.run_dir, &config.state_dir, &config.device_dir] {
-        std::fs::create_dir_all(dir).map_err(sys("make the directory", shown(dir)))?;
-    }
-    let tag = stale::node_tag(&config.state_dir, &config.node)
-        .map_err(sys("keep this node's mark in", shown(&config.state_dir)))?;
-    for left in stale::clean(&tag, &config.run_dir, &config.device_dir) {
-        tracing::info!("left by an earlier process: {left}");
-    }
-    let shared = Arc::new(Shared {
-        secret: secret.clone(),
-        tag,
-        host_boot,
-        volumes: Mutex::default(),
-        routes: Mutex::default(),
-        version: watch::channel(1).0,
-        config: config.clone(),
-    });
-    let (admitting, routing) = (Arc::clone(&shared), Arc::clone(&shared));
-    let listener = ListenerConfig {
-        address: config.listen,
-        secret,
-        node: config.node.clone(),
-        admit: Arc::new(move |node, volume| admitting.admit(node, volume)),
-    };
-    let listener = Listener::bind(listener, Arc::new(move |event| routing.route(event)))
-        .map_err(sys("listen for peers on", config.listen.to_string()))?;
-    let serving = Arc::clone(&shared);
-    let path = config.run_dir.join("serve-until.sock");
-    let _serve_until = ServeUntilSocket::bind(&path, move |said| serving.serve_until(&said))
-        .map_err(sys("listen on", shown(&path)))?;
-    let path = config.run_dir.join("replicator.sock");
-    let control = ControlServer::bind(&path).map_err(sys("listen on", shown(&path)))?;
-    tracing::info!(
-        node = %config.node,
-        peers = %listener.local_address(),
-        control = %path.display(),
-        "baton-replicator {} runs",
-        env!("CARGO_PKG_VERSION")
-    );
-    let served = control.serve(Arc::new(Commands(Arc::clone(&shared))), shutdown).await;
-    served.map_err(sys("serve on", shown(&path)))?;
-    stop_all(&shared).await;
-    Ok(())
-}
-
-async fn stop_all(shared: &Arc<Shared>) {
-    let names: Vec<VolumeName> = shared.volumes().keys().cloned().collect();
-    let commands = Commands(Arc::clone(shared));
-    let stops = names.iter().map(|name| {
-        let commands = &commands;
-        async move {
-            let stopped = commands.ask(name, |waiter| Input::Stop { even_primary: true, waiter }).await;
-            match stopped {
-                Ok(_) => tracing::info!(volume = %name, "stopped in order"),
-                Err(problem) => tracing::warn!(volume = %name, "not stopped in order: {problem}"),
-            }
-        }
-    });
-    let all = async {
-        for stop in stops {
-            stop.await;
-        }
-    };
-    if tokio::time::timeout(STOP_LIMIT, all).await.is_err() {
-        tracing::warn!("not all volumes stopped within {STOP_LIMIT:?}; the next start resyncs what they had in flight");
-    }
-}
-
-/// Status of a volume that could not be attached.
-fn failed_status(config: &VolumeConfig, why: &str) -> VolumeStatus {
-    VolumeStatus {
-        volume: config.volume.clone(),
-        group: config.group.clone(),
-        size_bytes: config.size_bytes,
-        role: crate::types::Role::Secondary,
-        epoch: crate::types::Epoch::ZERO,
-        disk: DiskState::Failed,
-        generation: crate::types::Generation(0),
-        boot: crate::types::BootId(0),
-        device: None,
-        filesystem: None,
-        frozen: None,
-        frozen_since: None,
-        required: Vec::new(),
-        peers: Vec::new(),
-        activity_log_extents: 0,
-        counters: crate::api::Counters::default(),
-        alarms: vec![why.to_owned()],
-    }
-}
+/// The answer to a command.
+type Answer = oneshot::Sender<Result<(), Problem>>;

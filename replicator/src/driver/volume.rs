@@ -1,371 +1,390 @@
-//! The owner of one volume: a thread that feeds its engine and carries out what it says, in order.
+//! One volume's owner loop: inputs become events, actions become calls.
 //!
-//! Everything arrives by one channel, so that the engine never sees two things at once. Nothing here blocks but
-//! that channel: store, metadata, peers and front end have threads of their own and answer by it. If this thread
-//! dies the process dies; the metadata file has what the next start needs.
+//! Everything arrives on one bounded channel; nothing called from here blocks. The clock is read once per
+//! event, right before the engine decides, so an answer leaves at most one event's work after it was judged.
 
-use super::Shared;
-use crate::api::{Desired, Problem, VolumeStatus};
+use super::handle::{Input, Published, Volume};
+use super::{Answer, Shared};
+use crate::api::Problem;
 use crate::clock;
 use crate::control::problem;
-use crate::core::engine::{Action, Engine, Event, FrontOp, SessionId, StoreOp, Token};
+use crate::core::engine::{
+    Action, Engine, Event, FrontOp, SessionId as CoreSession, StoreOp as CoreStoreOp, Token,
+};
 use crate::core::frame::Frame;
 use crate::core::range::Range;
-use crate::frontend::{Errno, FrontEnd, FrontEndConfig, FrontEndEvent, Op, fuse, probe};
-use crate::store::{self, BackingStore, Completion, MetaFile};
+use crate::frontend::probe::{Signature, probe};
+use crate::frontend::{Errno, FrontEnd, FrontEndConfig, FrontEndEvent, Op};
+use crate::store::{BackingStore, Completion, MetaFile, StoreOp};
 use crate::transport::{Dialer, DialerConfig, RawFrame, Session, TransportEvent};
-use crate::types::{Epoch, Instant, NodeName};
-use bytes::Bytes;
+use crate::types::NodeName;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::oneshot;
 
-/// Interval of [`Event::Tick`]: half a keepalive; timeouts are late by at most this.
+/// The engine's clock hand: timeouts are judged this often; a tenth of the shortest useful peer_timeout.
 const TICK: Duration = Duration::from_millis(50);
-/// Closing store and metadata at the end; after it, the process goes anyway.
+/// For what the store and the metadata file still do at the end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Who waits for a command.
-pub(super) type Waiter = oneshot::Sender<Result<VolumeStatus, Problem>>;
-
-/// What the owner is told.
-pub(super) enum Input {
-    /// By the front end of that number.
-    Front(u64, FrontEndEvent),
-    /// By the backing store.
-    Store(Completion),
-    /// By the metadata file.
-    Meta(Completion),
-    /// By a peer's session, or a dialer.
-    Transport(TransportEvent),
-    /// By the heartbeat thread of the agent.
-    ServeUntil(Epoch, Instant),
-    /// By the agent.
-    Desired(Desired, Waiter),
-    /// By whoever made a filesystem.
-    Probe,
-    /// Stop in order and end.
-    Stop { even_primary: bool, waiter: Waiter },
-}
-
-/// What an owner is made from.
+/// What a volume is started with.
 pub(super) struct Parts {
-    pub(super) engine: Engine,
-    pub(super) first: Vec<Action>,
-    pub(super) store: BackingStore,
-    pub(super) meta: MetaFile,
-    pub(super) shared: Arc<Shared>,
-    pub(super) to_self: Sender<Input>,
+    pub engine: Engine,
+    pub actions: Vec<Action>,
+    pub store: BackingStore,
+    pub meta: MetaFile,
+    pub sender: Sender<Input>,
+    pub receiver: Receiver<Input>,
 }
 
-pub(super) struct Owner {
+/// Starts the volume's thread.
+pub(super) fn start(shared: &Arc<Shared>, parts: Parts) -> std::io::Result<Volume> {
+    let Parts { engine, actions, store, meta, sender, receiver } = parts;
+    let published = Published { config: engine.config().clone(), status: engine.status(), device: None };
+    let handle = Volume { sender, published: Arc::new(Mutex::new(published)) };
+    let mut owner = Owner {
+        shared: shared.clone(),
+        handle: handle.clone(),
+        engine,
+        store,
+        meta,
+        sessions: HashMap::new(),
+        dialers: HashMap::new(),
+        front: None,
+        fronts: 0,
+        answers: HashMap::new(),
+        looks: Vec::new(),
+        tokens: 0,
+        own: VecDeque::new(),
+        stopping: None,
+        stopped: None,
+    };
+    std::thread::Builder::new().name("volume".into()).spawn(move || {
+        owner.carry_out(actions);
+        owner.run(&receiver);
+    })?;
+    Ok(handle)
+}
+
+/// The thread's state.
+struct Owner {
+    shared: Arc<Shared>,
+    handle: Volume,
     engine: Engine,
     store: BackingStore,
     meta: MetaFile,
-    shared: Arc<Shared>,
-    to_self: Sender<Input>,
-    front: Option<(u64, Arc<dyn FrontEnd>)>,
+    sessions: HashMap<CoreSession, Session>,
+    dialers: HashMap<NodeName, Dialer>,
+    front: Option<Arc<dyn FrontEnd>>,
     fronts: u64,
-    sessions: BTreeMap<SessionId, Session>,
-    dialers: BTreeMap<NodeName, Dialer>,
-    waiters: BTreeMap<Token, Waiter>,
-    last_token: u64,
-    ending: Option<Token>,
-    changed: bool,
+    answers: HashMap<Token, Answer>,
+    looks: Vec<Answer>,
+    tokens: u64,
+    /// Events of our own: never through the channel, which might be full.
+    own: VecDeque<Event>,
+    stopping: Option<Token>,
+    stopped: Option<Result<(), Problem>>,
 }
 
 impl Owner {
-    /// Runs until the volume has been stopped.
-    pub(super) fn run(parts: Parts, inputs: &Receiver<Input>) {
-        let Parts { engine, first, store, meta, shared, to_self } = parts;
-        let mut owner = Self {
-            engine,
-            store,
-            meta,
-            shared,
-            to_self,
-            front: None,
-            fronts: 0,
-            sessions: BTreeMap::new(),
-            dialers: BTreeMap::new(),
-            waiters: BTreeMap::new(),
-            last_token: 0,
-            ending: None,
-            changed: true,
-        };
-        owner.perform(first);
-        owner.publish();
-        let mut next_tick = std::time::Instant::now() + TICK;
+    fn run(&mut self, receiver: &Receiver<Input>) {
+        let mut next_tick = clock::now().plus(TICK);
         loop {
-            match inputs.recv_deadline(next_tick) {
-                Ok(input) => owner.take(input),
+            let now = clock::now();
+            if now >= next_tick {
+                next_tick = now.plus(TICK);
+                self.give(Event::Tick);
+                self.publish();
+            }
+            match receiver.recv_timeout(next_tick.since(clock::now())) {
+                Ok(input) => self.input(input),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if std::time::Instant::now() >= next_tick {
-                next_tick = std::time::Instant::now() + TICK;
-                owner.feed(Event::Tick);
-                owner.publish();
-            } else if owner.changed {
-                owner.publish();
-            }
-            if owner.ending.is_some_and(|token| !owner.waiters.contains_key(&token)) {
-                owner.store.close(CLOSE_LIMIT);
-                owner.meta.close(CLOSE_LIMIT);
+            if let (Some(token), Some(result)) = (self.stopping, self.stopped.take()) {
+                self.end(receiver);
+                if let Some(answer) = self.answers.remove(&token) {
+                    let _ = answer.send(result);
+                }
                 return;
             }
         }
     }
 
-    fn take(&mut self, input: Input) {
+    /// The engine has stopped: the device goes, then the files.
+    fn end(&mut self, receiver: &Receiver<Input>) {
+        self.dialers.clear();
+        if let Some(front) = &self.front {
+            front.stop(true);
+        }
+        let deadline = clock::now().plus(CLOSE_LIMIT);
+        while self.front.is_some() {
+            match receiver.recv_timeout(deadline.since(clock::now())) {
+                Ok(input @ Input::Front(..)) => self.input(input),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        for closed in [self.store.close(CLOSE_LIMIT), self.meta.close(CLOSE_LIMIT)] {
+            if !closed {
+                tracing::error!(volume = %self.handle.status().volume, "a disk command still hangs at the end");
+            }
+        }
+    }
+
+    fn give(&mut self, event: Event) {
+        let actions = self.engine.handle(event, clock::now());
+        self.carry_out(actions);
+        while let Some(event) = self.own.pop_front() {
+            let actions = self.engine.handle(event, clock::now());
+            self.carry_out(actions);
+        }
+    }
+
+    fn token(&mut self, answer: Answer) -> Token {
+        self.tokens += 1;
+        self.answers.insert(Token(self.tokens), answer);
+        Token(self.tokens)
+    }
+
+    fn input(&mut self, input: Input) {
         match input {
-            Input::Front(number, event) => self.front_event(number, event),
             Input::Store(Completion { tag, result }) => {
                 let result = result.map(Option::unwrap_or_default).map_err(|e| e.to_string());
-                self.feed(Event::StoreDone { tag, result });
+                self.give(Event::StoreDone { tag, result });
             }
             Input::Meta(Completion { tag, result }) => {
-                self.feed(Event::MetaDone { tag, result: result.map(drop).map_err(|e| e.to_string()) });
+                let result = result.map(|_| ()).map_err(|e| e.to_string());
+                self.give(Event::MetaDone { tag, result });
             }
-            Input::Transport(event) => self.transport_event(event),
-            Input::ServeUntil(epoch, until) => self.feed(Event::ServeUntil { epoch, until }),
-            Input::Desired(desired, waiter) => {
-                let token = self.token(waiter);
-                self.feed(Event::Desired { token, desired });
+            Input::Transport(event) => self.transport(event),
+            Input::Front(number, event) if number == self.fronts => self.front_end(event),
+            Input::Front(..) => {}
+            Input::Desired(desired, answer) => {
+                let token = self.token(answer);
+                self.give(Event::Desired { token, desired });
             }
-            Input::Probe => self.feed(Event::Probe),
-            Input::Stop { even_primary, waiter } => {
-                let token = self.token(waiter);
-                self.ending = Some(token);
-                self.feed(Event::Stop { token, even_primary });
-            }
-        }
-    }
-
-    fn token(&mut self, waiter: Waiter) -> Token {
-        self.last_token += 1;
-        let token = Token(self.last_token);
-        self.waiters.insert(token, waiter);
-        token
-    }
-
-    fn front_event(&mut self, number: u64, event: FrontEndEvent) {
-        if self.front.as_ref().is_none_or(|(current, _)| *current != number) {
-            return;
-        }
-        match event {
-            FrontEndEvent::Ready(device) => {
-                let name = &self.engine.config().volume;
-                let seen = self.shared.config.engine_device_dir().join(name.as_str());
-                self.shared.set_device(name, Some(device.local_path));
-                self.feed(Event::FrontEndStarted(Ok(seen)));
-            }
-            FrontEndEvent::Request(request) => match front_op(request.op) {
-                Some(op) => self.feed(Event::Request { id: request.id, op }),
-                None => self.reply(request.id, Err(Errno::INVAL)),
-            },
-            FrontEndEvent::Failed(error) => {
-                self.front = None;
-                self.feed(Event::FrontEndStarted(Err(chain(&error))));
-            }
-            FrontEndEvent::StopRefused(error) => self.feed(Event::FrontEndStopped(Err(chain(&error)))),
-            FrontEndEvent::Stopped { problems } => {
-                for problem in problems {
-                    tracing::warn!(volume = %self.engine.config().volume, "{problem}");
+            Input::ServeUntil(epoch, until) => self.give(Event::ServeUntil { epoch, until }),
+            Input::Reconfigure(config, answer) => {
+                let result = self
+                    .engine
+                    .reconfigure(config)
+                    .map_err(|why| problem(409, "configuration", "Cannot change while attached", why));
+                if result.is_ok() {
+                    self.handle.published().config = self.engine.config().clone();
+                    let dialed: Vec<NodeName> = self.dialers.drain().map(|(node, _)| node).collect();
+                    dialed.iter().for_each(|node| self.dial(node, true));
                 }
-                self.front = None;
-                self.shared.set_device(&self.engine.config().volume, None);
-                self.feed(Event::FrontEndStopped(Ok(())));
+                let _ = answer.send(result);
+            }
+            Input::Look(answer) => {
+                self.looks.push(answer);
+                self.give(Event::Probe);
+            }
+            Input::Stop(even_primary, answer) => {
+                let token = self.token(answer);
+                self.stopping = Some(token);
+                self.give(Event::Stop { token, even_primary });
+                if !self.answers.contains_key(&token) {
+                    self.stopping = None; // Refused.
+                }
             }
         }
     }
 
-    fn transport_event(&mut self, event: TransportEvent) {
+    fn transport(&mut self, event: TransportEvent) {
         match event {
             TransportEvent::Opened(session) => {
-                let id = SessionId(session.id().0);
-                let peer = session.peer().clone();
+                let (id, peer) = (CoreSession(session.id().0), session.peer().clone());
+                tracing::info!(%peer, volume = %session.volume(), session = id.0, "session opened");
                 self.sessions.insert(id, session);
-                self.feed(Event::SessionOpened { session: id, peer });
+                self.give(Event::SessionOpened { session: id, peer });
             }
             TransportEvent::Frame { session, frame } => {
-                let session = SessionId(session.0);
-                match Frame::decode(frame.kind, &frame.head, frame.body) {
-                    Ok(frame) => self.feed(Event::Frame { session, frame }),
-                    Err(bad) => self.feed(Event::Nonsense { session, reason: bad.to_string() }),
-                }
+                let session = CoreSession(session.0);
+                self.give(match Frame::decode(frame.kind, &frame.head, frame.body) {
+                    Ok(frame) => Event::Frame { session, frame },
+                    Err(bad) => Event::Nonsense { session, reason: bad.to_string() },
+                });
             }
             TransportEvent::Closed { session, reason } => {
-                let session = SessionId(session.0);
-                self.sessions.remove(&session);
-                self.feed(Event::SessionClosed { session, reason: reason.to_string() });
+                let session = CoreSession(session.0);
+                if let Some(ended) = self.sessions.remove(&session) {
+                    tracing::info!(peer = %ended.peer(), volume = %ended.volume(), session = session.0, %reason, "session closed");
+                }
+                self.give(Event::SessionClosed { session, reason: reason.to_string() });
             }
-            TransportEvent::DialFailed { peer, reason, .. } => self.feed(Event::DialFailed { peer, reason }),
+            TransportEvent::DialFailed { peer, reason, .. } => self.give(Event::DialFailed { peer, reason }),
         }
     }
 
-    fn feed(&mut self, event: Event) {
-        let actions = self.engine.handle(event, clock::now());
-        self.perform(actions);
-    }
-
-    fn perform(&mut self, actions: Vec<Action>) {
-        let mut queue = VecDeque::from(actions);
-        while let Some(action) = queue.pop_front() {
-            if let Some(event) = self.act(action) {
-                queue.extend(self.engine.handle(event, clock::now()));
-            }
-        }
-    }
-
-    /// Carries out one action; some are answered at once.
-    fn act(&mut self, action: Action) -> Option<Event> {
-        match action {
-            Action::Store { tag, op } => self.store.submit(tag, store_op(op)),
-            Action::Meta { tag, writes } => self.meta.submit(tag, writes),
-            Action::Send { session, frame } => self.send(session, &frame),
-            Action::Close { session, reason } => {
-                if let Some(session) = self.sessions.get(&session) {
-                    session.close(&reason);
+    fn front_end(&mut self, event: FrontEndEvent) {
+        match event {
+            FrontEndEvent::Request(request) => {
+                let range = |offset: u64, len: u64| Range::new(offset, len);
+                let op = match request.op {
+                    Op::Read { offset, len } => range(offset, len.into()).map(FrontOp::Read),
+                    Op::Write { offset, data } => Some(FrontOp::Write(offset, data)),
+                    Op::Flush => Some(FrontOp::Flush),
+                    Op::Discard { offset, len } => range(offset, len).map(FrontOp::Discard),
+                    Op::WriteZeroes { offset, len } => range(offset, len).map(FrontOp::Zero),
+                };
+                match op {
+                    Some(op) => self.give(Event::Request { id: request.id, op }),
+                    None => self.reply(request.id, Err(Errno::INVAL)),
                 }
             }
-            Action::Dial { peer, wanted } => self.dial(peer, wanted),
-            Action::Reply { id, result } => self.reply(id, result.map_err(|()| Errno::IO)),
-            Action::StartFrontEnd => self.start_front_end(),
-            Action::StopFrontEnd { force } => match &self.front {
-                Some((_, front)) => front.stop(force),
-                None => return Some(Event::FrontEndStopped(Ok(()))),
-            },
-            Action::Probe(bytes) => return Some(Event::Probed(found(&bytes))),
-            Action::Done { token, result } => {
-                if let Some(waiter) = self.waiters.remove(&token) {
-                    let status = self.engine.status();
+            FrontEndEvent::Ready(device) => {
+                let seen = self.shared.options.host_device_dir.join(self.engine.config().volume.as_str());
+                tracing::info!(device = %device.host_path.display(), symlink = %device.symlink.display(), "device ready");
+                self.handle.published().device = Some(device);
+                self.give(Event::FrontEndStarted(Ok(seen)));
+            }
+            FrontEndEvent::Failed(error) => {
+                self.front = None;
+                self.handle.published().device = None;
+                self.give(Event::FrontEndStarted(Err(chain(&error))));
+            }
+            FrontEndEvent::StopRefused(error) => self.give(Event::FrontEndStopped(Err(chain(&error)))),
+            FrontEndEvent::Stopped { problems } => {
+                for text in problems {
+                    tracing::warn!(volume = %self.engine.config().volume, "{text}");
+                }
+                self.front = None;
+                self.handle.published().device = None;
+                self.give(Event::FrontEndStopped(Ok(())));
+            }
+        }
+    }
+
+    fn reply(&self, id: u64, result: Result<bytes::Bytes, Errno>) {
+        if let Some(front) = &self.front {
+            front.reply(id, result);
+        }
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Store { tag, op } => self.store.submit(tag, store_op(op)),
+                Action::Meta { tag, writes } => self.meta.submit(tag, writes),
+                Action::Send { session, frame } => {
+                    let (kind, head, body) = frame.encode();
+                    if let Some(session) = self.sessions.get(&session)
+                        && let Err(error) = session.send(RawFrame { kind, head: head.into(), body })
+                    {
+                        // Its Closed event tells the engine.
+                        tracing::debug!(peer = %session.peer(), %error, "not sent");
+                    }
+                }
+                Action::Close { session, reason } => {
+                    if let Some(session) = self.sessions.remove(&session) {
+                        tracing::info!(peer = %session.peer(), volume = %session.volume(), %reason, "session ended");
+                        session.close(&reason);
+                    }
+                }
+                Action::Dial { peer, wanted } => self.dial(&peer, wanted),
+                Action::Reply { id, result } => self.reply(id, result.map_err(|()| Errno::IO)),
+                Action::StartFrontEnd => self.start_front_end(),
+                Action::StopFrontEnd { force } => match &self.front {
+                    Some(front) => front.stop(force),
+                    None => self.own.push_back(Event::FrontEndStopped(Ok(()))),
+                },
+                Action::Probe(head) => {
+                    let found = match probe(&head) {
+                        Signature::Blank => None,
+                        Signature::Known(name) => Some(name.to_owned()),
+                        Signature::Unknown => Some("unknown".to_owned()),
+                    };
+                    self.give(Event::Probed(found));
                     self.publish();
-                    let _ = waiter.send(result.map(|()| status));
+                    for answer in self.looks.drain(..) {
+                        let _ = answer.send(Ok(()));
+                    }
                 }
+                Action::Done { token, result } => {
+                    self.publish();
+                    if self.stopping == Some(token) && result.is_ok() {
+                        self.stopped = Some(result); // Answered when everything is closed.
+                    } else if let Some(answer) = self.answers.remove(&token) {
+                        // Whoever asked may have given up.
+                        let _ = answer.send(result);
+                    }
+                }
+                Action::StatusChanged => {
+                    self.publish();
+                    self.shared.version.send_modify(|v| *v += 1);
+                }
+                Action::Alarm(text) => tracing::warn!(volume = %self.engine.config().volume, "{text}"),
             }
-            Action::StatusChanged => self.changed = true,
-            Action::Alarm(text) => tracing::warn!(volume = %self.engine.config().volume, "{text}"),
-        }
-        None
-    }
-
-    fn send(&mut self, session: SessionId, frame: &Frame) {
-        let Some(session) = self.sessions.get(&session) else { return };
-        let (kind, head, body) = frame.encode();
-        // A session that does not take it is closed, and says so by its own event.
-        if let Err(error) = session.send(RawFrame { kind, head: head.into(), body }) {
-            tracing::debug!(peer = %session.peer(), %error, "a frame was not sent");
         }
     }
 
-    fn dial(&mut self, peer: NodeName, wanted: bool) {
+    fn publish(&self) {
+        self.handle.published().status = self.engine.status();
+    }
+
+    fn dial(&mut self, peer: &NodeName, wanted: bool) {
         if !wanted {
-            self.dialers.remove(&peer);
+            self.dialers.remove(peer);
             return;
         }
         let config = self.engine.config();
-        let Some(known) = config.peers.iter().find(|p| p.node == peer) else { return };
-        if self.dialers.contains_key(&peer) {
-            return;
-        }
+        let Some(known) = config.peers.iter().find(|p| p.node == *peer) else { return };
         let dialer = DialerConfig {
             address: known.address,
-            secret: self.shared.secret.clone(),
-            node: self.shared.config.node.clone(),
+            secret: self.shared.options.secret.clone(),
+            node: self.shared.options.node.clone(),
             peer: peer.clone(),
             volume: config.volume.clone(),
             peer_timeout: Duration::from_millis(config.peer_timeout_ms),
         };
-        let to_self = self.to_self.clone();
-        let sink = Arc::new(move |event| drop(to_self.send(Input::Transport(event))));
-        self.dialers.insert(peer, Dialer::start(dialer, sink));
+        let sender = self.handle.sender();
+        let sink = Arc::new(move |event| {
+            let _ = sender.send(Input::Transport(event));
+        });
+        self.dialers.insert(peer.clone(), Dialer::start(dialer, sink));
     }
 
     fn start_front_end(&mut self) {
         self.fronts += 1;
         let number = self.fronts;
-        let config = self.engine.config();
-        let wanted = FrontEndConfig {
-            volume: config.volume.clone(),
-            size_bytes: config.size_bytes,
+        let sender = self.handle.sender();
+        let options = &self.shared.options;
+        let config = FrontEndConfig {
+            volume: self.engine.config().volume.clone(),
+            size_bytes: self.engine.config().size_bytes,
             tag: self.shared.tag.clone(),
-            run_dir: self.shared.config.run_dir.clone(),
-            device_dir: self.shared.config.device_dir.clone(),
+            run_dir: options.run_dir.clone(),
+            device_dir: options.device_dir.clone(),
         };
-        let to_self = self.to_self.clone();
-        let sink = Arc::new(move |event| drop(to_self.send(Input::Front(number, event))));
-        self.front = Some((number, fuse::start(wanted, sink)));
-    }
-
-    fn reply(&self, id: u64, result: Result<Bytes, Errno>) {
-        if let Some((_, front)) = &self.front {
-            front.reply(id, result);
-        }
-    }
-
-    fn publish(&mut self) {
-        let changed = std::mem::take(&mut self.changed);
-        self.shared.publish(self.engine.status(), changed);
+        let sink = Arc::new(move |event| {
+            let _ = sender.send(Input::Front(number, event));
+        });
+        self.front = Some((self.shared.options.front_end)(config, sink));
     }
 }
 
-fn front_op(op: Op) -> Option<FrontOp> {
-    Some(match op {
-        Op::Read { offset, len } => FrontOp::Read(Range::new(offset, len.into())?),
-        Op::Write { offset, data } => FrontOp::Write(offset, data),
-        Op::Flush => FrontOp::Flush,
-        Op::Discard { offset, len } => FrontOp::Discard(Range::new(offset, len)?),
-        Op::WriteZeroes { offset, len } => FrontOp::Zero(Range::new(offset, len)?),
-    })
-}
-
-fn store_op(op: StoreOp) -> store::StoreOp {
-    let parts = |range: Range| (range.start, range.bytes());
+fn store_op(op: CoreStoreOp) -> StoreOp {
     match op {
-        StoreOp::Read(range) => {
-            let (offset, len) = parts(range);
-            store::StoreOp::Read { offset, len: u32::try_from(len).unwrap_or(u32::MAX) }
+        CoreStoreOp::Read(range) => {
+            StoreOp::Read { offset: range.start, len: u32::try_from(range.bytes()).unwrap_or(u32::MAX) }
         }
-        StoreOp::Write(offset, data) => store::StoreOp::Write { offset, data },
-        StoreOp::Flush => store::StoreOp::Flush,
-        StoreOp::Discard(range) => {
-            let (offset, len) = parts(range);
-            store::StoreOp::Discard { offset, len }
-        }
-        StoreOp::Zero(range) => {
-            let (offset, len) = parts(range);
-            store::StoreOp::WriteZeroes { offset, len }
-        }
+        CoreStoreOp::Write(offset, data) => StoreOp::Write { offset, data },
+        CoreStoreOp::Flush => StoreOp::Flush,
+        CoreStoreOp::Discard(range) => StoreOp::Discard { offset: range.start, len: range.bytes() },
+        CoreStoreOp::Zero(range) => StoreOp::WriteZeroes { offset: range.start, len: range.bytes() },
     }
 }
 
-/// An error with all its causes on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+/// An error with its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        let more = source.to_string();
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = source.source();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
     }
     text
-}
-
-/// What the first bytes are, as a word; none if blank.
-fn found(bytes: &[u8]) -> Option<String> {
-    match probe::probe(bytes) {
-        probe::Signature::Blank => None,
-        probe::Signature::Known(name) => Some(name.to_owned()),
-        probe::Signature::Unknown => Some("unknown".to_owned()),
-    }
-}
-
-/// A problem document for a volume that is not attached.
-pub(super) fn not_attached(name: &crate::types::VolumeName) -> Problem {
-    problem(404, "no-such-volume", "No such volume", format!("volume {name} is not attached here: configure it first"))
 }

@@ -8,17 +8,17 @@
 //!               └─► Failed      └── StopRefused ──┘ (mounted, without force)
 //! ```
 //!
-//! Attaching asks nothing of the engine: names and attributes are answered here, and the loop device is set up
-//! without a partition scan, so that it works while the engine is frozen.
+//! Attaching asks nothing of the engine, so that it works while the engine is frozen: names, attributes and the
+//! sync with which the kernel sets up a loop device are answered here, and there is no partition scan.
 //!
-//! The process never keeps a file descriptor into its own filesystem, and never mounts its own device: both would
-//! make its end wait for itself. When the process dies, the kernel closes the connection and all I/O fails; the
+//! The process never keeps a file descriptor into its own filesystem, never mounts its own device, and uses both
+//! only on threads apart ([`sys::apart`]): otherwise its end would wait for itself. When the process dies, the kernel closes the connection and all I/O fails; the
 //! loop device stays attached to the dead file until [`super::stale::clean`] frees it.
 
 mod proto;
 mod server;
 
-use super::loopdev::LoopDevice;
+use super::loopdev::{LoopDevice, attached};
 use super::{Device, Errno, EventSink, FrontEnd, FrontEndConfig, FrontEndError, FrontEndEvent, stale, sys};
 use bytes::Bytes;
 use proto::Tree;
@@ -26,10 +26,9 @@ use rustix::fs::FileType;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use server::Server;
 use std::ffi::CString;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
@@ -173,11 +172,11 @@ impl Made {
             .map_err(|e| fail("serve", &self.dir, e))?;
         let _ = front_end.server.set(server);
 
-        let path = self.dir.join(&self.name);
-        let file = open_direct(&path).map_err(|e| fail("open", &path, e))?;
-        let device = LoopDevice::attach(&file, &self.name, &private)?;
-        drop(file);
+        let device = LoopDevice::attach(&self.dir.join(&self.name), &self.name, &private, STEP_LIMIT)?;
         self.device = Some(device.clone());
+        if let Some(server) = front_end.server.get() {
+            server.attached();
+        }
         // Made under another name and renamed, so that an old link is replaced without a gap.
         let temp = config.device_dir.join(format!(".{}.new", config.volume));
         let _ = std::fs::remove_file(&temp);
@@ -188,15 +187,12 @@ impl Made {
         Ok(Device { host_path: device.host_path(), local_path: device.node, symlink: self.symlink.clone() })
     }
 
-    /// Only if nobody uses the device: nothing is lost, and an Err changes nothing.
+    /// Only if nobody uses the device: nothing is lost. After an Err requests are still served.
     fn detach_gently(&mut self, inbox: &Receiver<Command>) -> Result<Vec<String>, FrontEndError> {
         if let Some(device) = &self.device {
             // With the claim held, nobody can mount it any more.
-            let claim = device.claim(BUSY_WAIT)?;
-            if let Err(error) = device.detach(claim, &self.name, STEP_LIMIT) {
-                // Cleared, but somebody without a claim holds it open, or its cache cannot be written back.
-                return Err(error);
-            }
+            // Fails also if somebody without a claim holds it open, or if its cache cannot be written back.
+            device.detach(&self.name, Some(BUSY_WAIT), STEP_LIMIT)?;
             self.device = None;
         }
         self.unlink();
@@ -219,12 +215,13 @@ impl Made {
         self.unlink();
         // FORCE aborts the connection although the loop device holds the file; DETACH gets rid of the mount.
         let mut problems = self.unmount(UnmountFlags::FORCE | UnmountFlags::DETACH);
-        if let Some(device) = self.device.take() {
-            let detached = device
-                .open(false)
-                .map_err(|e| fail("open", &device.node, e))
-                .and_then(|file| device.detach(file, &self.name, STEP_LIMIT / 3));
-            match detached {
+        // An attach that took too long may have come about after all.
+        let late = || {
+            let (number, _) = attached().into_iter().find(|(_, name)| *name == self.name)?;
+            LoopDevice::numbered(number, self.dir.parent()?).ok()
+        };
+        if let Some(device) = self.device.take().or_else(late) {
+            match device.detach(&self.name, None, STEP_LIMIT / 3) {
                 Ok(()) => {}
                 Err(FrontEndError::Busy { path }) => problems
                     .push(format!("{} is still mounted; it is freed when it is unmounted", path.display())),
@@ -242,20 +239,16 @@ impl Made {
 
     fn unmount(&mut self, flags: UnmountFlags) -> Vec<String> {
         let mut problems = Vec::new();
-        if std::mem::take(&mut self.mounted) {
-            if let Err(e) = unmount(&self.dir, flags) {
-                problems.push(format!("cannot unmount {}: {e}", self.dir.display()));
-                // A connection that cannot be unmounted must at least not hold up anybody.
-                let _ = unmount(&self.dir, UnmountFlags::FORCE | UnmountFlags::DETACH);
-            }
+        if std::mem::take(&mut self.mounted)
+            && let Err(e) = unmount(&self.dir, flags)
+        {
+            problems.push(format!("cannot unmount {}: {e}", self.dir.display()));
+            // A connection that cannot be unmounted must at least not hold up anybody.
+            let _ = unmount(&self.dir, UnmountFlags::FORCE | UnmountFlags::DETACH);
         }
         let _ = std::fs::remove_dir(&self.dir);
         problems
     }
-}
-
-fn open_direct(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT | libc::O_CLOEXEC).open(path)
 }
 
 fn make_dir(path: &Path) -> Result<(), FrontEndError> {

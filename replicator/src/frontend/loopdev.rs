@@ -3,6 +3,8 @@
 //! Two nodes of a demonstration share one kernel, so every free device may be taken by somebody else before we
 //! have it, and no device is ever detached that does not carry our own file.
 //!
+//! Whatever may wait for the file's server, which is this very process, runs [`sys::apart`].
+//!
 //! What is attached is read from sysfs, never asked of the device: that would ask the file, whose server may
 //! be dead.
 
@@ -13,7 +15,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,15 +48,24 @@ impl LoopDevice {
         Ok(Self { number, node })
     }
 
-    /// Attaches `backing` to a free device.
-    pub fn attach(backing: &File, name: &str, private_dir: &Path) -> Result<Self, FrontEndError> {
-        let control = sys::device_node("loop-control", FileType::CharacterDevice, LOOP_CONTROL, private_dir)?;
+    /// Attaches the file at `path`, called `name`, to a free device. The file is open only meanwhile.
+    pub fn attach(
+        path: &Path,
+        name: &str,
+        private_dir: &Path,
+        limit: Duration,
+    ) -> Result<Self, FrontEndError> {
+        let (path, name, private_dir) = (path.to_path_buf(), name.to_string(), private_dir.to_path_buf());
+        sys::apart("attaching a loop device", limit, move || Self::attach_here(&path, &name, &private_dir))?
+    }
+
+    fn attach_here(path: &Path, name: &str, private_dir: &Path) -> Result<Self, FrontEndError> {
         let fail = |what, path: &Path, source| FrontEndError::Sys { what, path: path.into(), source };
-        let control_file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&control)
-            .map_err(|e| fail("open", &control, e))?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let control = sys::device_node("loop-control", FileType::CharacterDevice, LOOP_CONTROL, private_dir)?;
+        let control_file = options.open(&control).map_err(|e| fail("open", &control, e))?;
+        let backing = options.custom_flags(libc::O_DIRECT).open(path).map_err(|e| fail("open", path, e))?;
         for attempt in 0..TRIES {
             let number = sys::loop_get_free(&control_file)
                 .map_err(|e| fail("find a free device with", &control, e))?;
@@ -78,14 +88,48 @@ impl LoopDevice {
         PathBuf::from(format!("/dev/loop{}", self.number))
     }
 
-    /// Opens the device; exclusively fails with EBUSY while it is mounted anywhere.
-    pub fn open(&self, exclusive: bool) -> io::Result<File> {
+    /// Detaches the file of this name. With `claim`, only if nobody has the device mounted, after waiting for so
+    /// long. An Err is a device that is still attached.
+    pub fn detach(&self, name: &str, claim: Option<Duration>, limit: Duration) -> Result<(), FrontEndError> {
+        let deadline = Instant::now() + claim.unwrap_or_default() + limit;
+        let (this, wanted) = (self.clone(), name.to_string());
+        let left = deadline.saturating_duration_since(Instant::now());
+        sys::apart("detaching a loop device", left, move || this.clear_here(&wanted, claim))??;
+        // Somebody may still have it open for a moment (udev looks at every device that changes).
+        while self.carries(name) {
+            if Instant::now() >= deadline {
+                return Err(FrontEndError::Busy { path: self.node.clone() });
+            }
+            thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    fn clear_here(&self, name: &str, claim: Option<Duration>) -> Result<(), FrontEndError> {
+        let fail = |what, source| FrontEndError::Sys { what, path: self.node.clone(), source };
+        let file = match claim {
+            Some(patience) => self.claim(patience)?,
+            None => self.open(false).map_err(|e| fail("open", e))?,
+        };
+        // While we have it open, nobody else can free it and take it: what it carries now stays true.
+        if !self.carries(name) {
+            return Ok(());
+        }
+        match sys::loop_clear(&file) {
+            // ENXIO: it was detached already.
+            Err(e) if e.raw_os_error() != Some(libc::ENXIO) => Err(fail("detach", e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens the device; exclusively, it fails with EBUSY while it is mounted anywhere.
+    fn open(&self, exclusive: bool) -> io::Result<File> {
         let flags = libc::O_CLOEXEC | if exclusive { libc::O_EXCL } else { 0 };
         OpenOptions::new().read(true).write(true).custom_flags(flags).open(&self.node)
     }
 
     /// Opens it exclusively, waiting at most `limit` for mounts to go.
-    pub fn claim(&self, limit: Duration) -> Result<File, FrontEndError> {
+    fn claim(&self, limit: Duration) -> Result<File, FrontEndError> {
         let deadline = Instant::now() + limit;
         loop {
             match self.open(true) {
@@ -101,37 +145,6 @@ impl LoopDevice {
                 }
             }
         }
-    }
-
-    /// Detaches and closes, on a thread of its own because the last close writes back what the device's page
-    /// cache holds, which needs the file's server. An Err is a device that is still attached.
-    pub fn detach(&self, file: File, name: &str, limit: Duration) -> Result<(), FrontEndError> {
-        let deadline = Instant::now() + limit;
-        let (done, outcome) = channel();
-        let spawned = thread::Builder::new().name("loop-detach".into()).spawn(move || {
-            let result = sys::loop_clear(&file);
-            drop(file);
-            let _ = done.send(result);
-        });
-        let fail = |source| FrontEndError::Sys { what: "detach", path: self.node.clone(), source };
-        spawned.map_err(fail)?;
-        match outcome.recv_timeout(limit) {
-            // ENXIO: it was detached already.
-            Ok(Err(e)) if e.raw_os_error() != Some(libc::ENXIO) => return Err(fail(e)),
-            Ok(_) => {}
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                let what = format!("detaching {}", self.node.display());
-                return Err(FrontEndError::Timeout { what, seconds: limit.as_secs() });
-            }
-        }
-        // Somebody may still have it open for a moment (udev looks at every device that changes).
-        while self.carries(name) {
-            if Instant::now() >= deadline {
-                return Err(FrontEndError::Busy { path: self.node.clone() });
-            }
-            thread::sleep(POLL);
-        }
-        Ok(())
     }
 
     /// Whether the file of this name is attached.

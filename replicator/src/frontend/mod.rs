@@ -93,7 +93,7 @@ pub enum FrontEndEvent {
     Request(Request),
     /// Starting failed and everything has been undone. Nothing follows.
     Failed(FrontEndError),
-    /// A stop without force found the device still mounted; the front end goes on as before.
+    /// A stop without force found the device still in use; requests are still served. To be stopped again.
     StopRefused(FrontEndError),
     /// The front end has ended, by [`FrontEnd::stop`] or because the kernel closed it. Nothing follows.
     /// What could not be cleaned up is listed; [`stale::clean`] tries again at the next start.

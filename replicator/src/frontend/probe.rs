@@ -23,7 +23,6 @@ const MARKS: &[(usize, &[u8], &str)] = &[
     (0, b"XFSB", "xfs"),
     (0, b"LUKS\xba\xbe", "luks"),
     (0, b"hsqs", "squashfs"),
-    (0, b"BTRFS", "btrfs"),
     (0x10040, b"_BHRfS_M", "btrfs"),
     (512, b"LABELONE", "lvm"),
     (0, b"LABELONE", "lvm"),

@@ -71,10 +71,9 @@ pub fn clean(tag: &str, run_dir: &Path, device_dir: &Path) -> Vec<String> {
         if !name.starts_with(&prefix) {
             continue;
         }
-        let freed = LoopDevice::numbered(number, &private).map_err(|e| e.to_string()).and_then(|device| {
-            let file = device.open(false).map_err(|e| e.to_string())?;
-            device.detach(file, &name, DETACH_LIMIT).map_err(|e| e.to_string())
-        });
+        let freed = LoopDevice::numbered(number, &private)
+            .map_err(|e| e.to_string())
+            .and_then(|device| device.detach(&name, None, DETACH_LIMIT).map_err(|e| e.to_string()));
         report.push(match freed {
             Ok(()) => format!("freed the stale loop device /dev/loop{number} ({name})"),
             Err(e) => format!("the stale loop device /dev/loop{number} ({name}) stays for now: {e}"),

@@ -9,6 +9,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
 
 // linux/loop.h
 const LOOP_CLR_FD: libc::c_ulong = 0x4C01;
@@ -41,6 +44,41 @@ struct LoopConfig {
 }
 
 const _: () = assert!(size_of::<LoopConfig>() == 304);
+
+/// Runs `work` on a thread that has none of this process's file descriptors, and waits at most `limit` for it.
+///
+/// Opening the FUSE file, configuring the loop device (which syncs the file) and closing it (which writes back
+/// its cache) wait in the kernel for the FUSE server, which is this process. If it is killed at that moment, its
+/// `/dev/fuse` must close for the wait to end; a waiting thread that shares the table of file descriptors would
+/// keep it open for ever. So the thread has a table of its own. `work` must neither take nor return anything
+/// that owns a descriptor.
+pub(super) fn apart<T: Send + 'static>(
+    what: &str,
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, FrontEndError> {
+    let (done, outcome) = channel();
+    let isolated = move || {
+        // SAFETY: only this thread gets a table of its own; it has taken no descriptor with it (see above).
+        let unshared = unsafe { libc::unshare(libc::CLONE_FILES) == 0 };
+        if unshared {
+            // SAFETY: closes descriptors of this thread's private table, which nothing here refers to.
+            unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) };
+        } else {
+            let error = io::Error::last_os_error();
+            tracing::warn!(%error, "cannot unshare file descriptors: if killed just now, this process may hang");
+        }
+        let _ = done.send(work());
+    };
+    thread::Builder::new().name("apart".into()).spawn(isolated).map_err(|source| FrontEndError::Sys {
+        what: "start a thread for",
+        path: what.into(),
+        source,
+    })?;
+    outcome
+        .recv_timeout(limit)
+        .map_err(|_| FrontEndError::Timeout { what: what.into(), seconds: limit.as_secs() })
+}
 
 /// The number of a loop device that nobody uses at this moment.
 pub(super) fn loop_get_free(control: &File) -> io::Result<u32> {

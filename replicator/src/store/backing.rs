@@ -6,6 +6,7 @@
 //! If a thread is stuck in the kernel (a disk that hangs), the others go on; when all are stuck, commands wait
 //! and their owner notices by its own clock.
 
+use super::op::{StoreOp, Touched};
 use super::{AlignedBuf, BLOCK, Completion, StoreError};
 use crate::api::Backing;
 use bytes::Bytes;
@@ -29,73 +30,6 @@ const MERGE_GAP: u64 = 1 << 20;
 /// udev may hold a lock on a block device's node for a moment; our own lock is tried again for this long.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 
-/// What a backing store does. Offsets and lengths are multiples of [`super::BLOCK`] within the volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StoreOp {
-    /// Completed with exactly `len` bytes.
-    Read {
-        /// First byte.
-        offset: u64,
-        /// How many bytes.
-        len: u32,
-    },
-    /// Completed when all of it is written (not yet durable).
-    Write {
-        /// First byte.
-        offset: u64,
-        /// The data; written without a copy if its address is a multiple of 4096.
-        data: Bytes,
-    },
-    /// Everything completed before it was submitted is durable when it completes.
-    Flush,
-    /// The range reads as zeroes and its space is given back where that is possible.
-    Discard {
-        /// First byte.
-        offset: u64,
-        /// How many bytes.
-        len: u64,
-    },
-    /// The range reads as zeroes.
-    WriteZeroes {
-        /// First byte.
-        offset: u64,
-        /// How many bytes.
-        len: u64,
-    },
-}
-
-impl StoreOp {
-    /// The bytes it touches and whether it changes them; none for a flush.
-    fn range(&self) -> Option<(Range<u64>, bool)> {
-        let (offset, len, changes) = match self {
-            Self::Read { offset, len } => (*offset, u64::from(*len), false),
-            Self::Write { offset, data } => (*offset, data.len() as u64, true),
-            Self::Discard { offset, len } | Self::WriteZeroes { offset, len } => (*offset, *len, true),
-            Self::Flush => return None,
-        };
-        Some((offset..offset.saturating_add(len), changes))
-    }
-
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Read { .. } => "read",
-            Self::Write { .. } => "write",
-            Self::Flush => "flush",
-            Self::Discard { .. } => "discard",
-            Self::WriteZeroes { .. } => "zero",
-        }
-    }
-
-    fn describe(&self) -> String {
-        match self.range() {
-            Some((range, _)) => {
-                format!("{} {} bytes at {} of", self.name(), range.end - range.start, range.start)
-            }
-            None => self.name().to_string(),
-        }
-    }
-}
-
 /// An open backing store with its threads. Dropping it ends the threads after what they are doing; commands
 /// that were not begun complete with [`StoreError::Closed`].
 pub struct BackingStore {
@@ -114,7 +48,7 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Job>,
-    running: Vec<(u64, Option<(Range<u64>, bool)>)>,
+    running: Vec<(u64, Option<Touched>)>,
     next_job: u64,
     closed: bool,
     threads: usize,
@@ -319,8 +253,7 @@ pub(super) fn lock(file: &File, path: &Path) -> Result<(), StoreError> {
 impl Queue {
     /// Takes the first job that overlaps nothing before it; for a flush, all flushes that wait.
     fn take(&mut self) -> Option<(u64, Vec<Job>)> {
-        let mut before: Vec<(Range<u64>, bool)> =
-            self.running.iter().filter_map(|(_, r)| r.clone()).collect();
+        let mut before: Vec<Touched> = self.running.iter().filter_map(|(_, r)| r.clone()).collect();
         let mut found = None;
         for (i, job) in self.waiting.iter().enumerate() {
             let Some((range, changes)) = job.op.range() else {

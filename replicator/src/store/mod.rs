@@ -10,10 +10,12 @@
 mod backing;
 mod buffer;
 mod meta;
+mod op;
 
-pub use backing::{BackingStore, StoreOp};
+pub use backing::BackingStore;
 pub use buffer::AlignedBuf;
 pub use meta::MetaFile;
+pub use op::StoreOp;
 
 use bytes::Bytes;
 use std::path::PathBuf;

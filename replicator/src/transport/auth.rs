@@ -132,8 +132,8 @@ pub(super) fn listen(
             send(stream, KIND_WELCOME, secret.mac(LABEL_LISTENER, &transcript.parts()).to_vec())?;
             Ok((parties, peer_timeout))
         }
-        Err(mut why) => {
-            why.truncate(why.floor_char_boundary(MAX_HANDSHAKE_HEAD));
+        Err(why) => {
+            let why: String = why.chars().take(MAX_HANDSHAKE_HEAD / 4).collect();
             let _ = send(stream, KIND_REFUSED, why.clone().into());
             Err(AuthError::NotAdmitted(why))
         }

@@ -13,13 +13,15 @@
 mod auth;
 mod connect;
 mod frame;
+mod reason;
 pub mod secret;
 mod session;
 
 pub use connect::{Admit, Dialer, DialerConfig, Listener, ListenerConfig};
 pub use frame::{FrameError, MAX_BODY, MAX_HEAD, RESERVED_KINDS, RawFrame};
+pub use reason::{CloseReason, SendError};
 pub use secret::{Secret, SecretError};
-pub use session::{CloseReason, SendError, Session};
+pub use session::Session;
 
 use crate::types::{NodeName, VolumeName};
 use std::sync::Arc;

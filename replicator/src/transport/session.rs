@@ -8,7 +8,7 @@
 //! event; the first reason to close stands.
 
 use super::frame::{HEADER_LEN, KIND_PING, MAX_BODY, MAX_HEAD, RESERVED_KINDS, ReadError, read_frame};
-use super::{EventSink, FrameError, RawFrame, SessionId, TransportEvent};
+use super::{CloseReason, EventSink, FrameError, RawFrame, SendError, SessionId, TransportEvent};
 use crate::types::{NodeName, VolumeName};
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use std::collections::VecDeque;
@@ -62,49 +62,6 @@ struct Pending {
     header: [u8; HEADER_LEN],
     frame: RawFrame,
     skip: usize,
-}
-
-/// Why a frame was not accepted for sending.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SendError {
-    /// The session has ended (its Closed event comes or came).
-    #[error("the session is closed")]
-    Closed,
-    /// More than 64 MiB are queued: the session is closed.
-    #[error("{queued} bytes are queued for a peer that does not take them")]
-    Overflow {
-        /// Bytes in the queue.
-        queued: usize,
-    },
-    /// Head, body or kind is out of bounds.
-    #[error("{0}")]
-    Frame(#[from] FrameError),
-}
-
-/// Why a session ended.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CloseReason {
-    /// This side closed it.
-    #[error("closed here: {0}")]
-    Local(String),
-    /// The peer closed the connection.
-    #[error("closed by the peer")]
-    Peer,
-    /// Nothing was received for `peer_timeout`.
-    #[error("nothing received for {0:?}")]
-    PeerTimeout(Duration),
-    /// The peer did not take what was sent.
-    #[error("{queued} bytes were queued for a peer that does not take them")]
-    Overflow {
-        /// Bytes in the queue.
-        queued: usize,
-    },
-    /// Nonsense arrived.
-    #[error("bad frame: {0}")]
-    BadFrame(FrameError),
-    /// The network failed.
-    #[error("connection lost: {0}")]
-    Io(String),
 }
 
 impl Session {

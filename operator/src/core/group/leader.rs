@@ -400,7 +400,8 @@ impl GroupCore {
             match self.ready(&node) {
                 Ok(_) if self.facts.etcd.reachable => {
                     let text = format!("moves to {node}: {why}");
-                    self.handover = Some(Handover { to: Some(node), stopped: None, sent: false, failed: None });
+                    self.handover =
+                        Some(Handover { to: Some(node), stopped: None, sent: false, failed: None });
                     return self.become_(State::HandingOver, text);
                 }
                 Ok(_) => refusals.push("etcd is out of reach".to_owned()),

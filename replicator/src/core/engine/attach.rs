@@ -14,6 +14,7 @@ use crate::core::meta::{
 use crate::core::range::{Locks, Range};
 use crate::types::{BootId, DiskState, Epoch, Generation, Instant, NodeName, Role};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 /// The metadata cannot be used.
 pub type AttachError = MetaError;
@@ -29,7 +30,13 @@ pub struct Setup {
     pub host_boot: String,
     /// A random number that was never used before.
     pub seed: u64,
+    /// Extents that were not written for this long leave the activity log even if there is room: what is in it
+    /// is what a crash makes us copy. Usually [`LOG_IDLE`].
+    pub log_idle: Duration,
 }
+
+/// Long enough that a database's working set stays hot, short enough that a crash copies little else.
+pub const LOG_IDLE: Duration = Duration::from_secs(10);
 
 impl Setup {
     fn check(&self) -> Result<(), MetaError> {
@@ -109,6 +116,7 @@ impl Setup {
             heating: BTreeSet::new(),
             clean: None,
             clean_wanted: false,
+            log_idle: self.log_idle,
             last_clean: now,
             last_clean_seq: 0,
             role: Role::Secondary,

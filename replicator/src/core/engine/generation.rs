@@ -1,9 +1,10 @@
 //! Changes of the data's generation, and who is a member of it.
 //!
 //! A new generation begins with every promotion and whenever a member is taken out. It is first recorded as
-//! *pending*, then every remaining member takes it over durably, then it becomes current, and only then are
-//! acknowledgements released: so no node can be promoted that does not know of it, and a primary that dies in
-//! between has nothing that the others lack.
+//! *pending* here, then by every remaining member, then it comes into force here, and only then are
+//! acknowledgements released; the others learn that it is in force when they may. So no node can be promoted
+//! that does not know of it, a primary that dies in between has nothing that the others lack, and who was told
+//! of a generation that never came into force does not seem to have gone on alone.
 
 use super::Engine;
 use super::journal::{After, Transaction};
@@ -37,12 +38,19 @@ impl Engine {
         self.generation = Some(GenerationChange { new, stage: Stage::Begun });
     }
 
-    /// The generation a peer that is in sync should have.
-    pub(super) fn next_generation(&self) -> Generation {
+    /// What a connected peer should have been told last: the generation, and whether it is in force.
+    fn news_for(&self, peer: usize) -> (Generation, bool) {
         match self.generation {
-            Some(change) if matches!(change.stage, Stage::Spreading | Stage::Committing) => change.new,
-            Some(_) | None => self.superblock.generation,
+            Some(GenerationChange { new, stage: Stage::Spreading }) if self.counts(peer) => (new, false),
+            // Not in force before it is durable: what is in memory runs ahead.
+            Some(GenerationChange { stage: Stage::Committing, .. }) => self.peers[peer].told,
+            Some(_) | None => (self.superblock.generation, true),
         }
+    }
+
+    /// The superblock in memory names a generation that is not durable yet.
+    pub(super) fn is_committing(&self) -> bool {
+        self.generation.is_some_and(|c| c.stage == Stage::Committing)
     }
 
     pub(super) fn pump_generation(&mut self) {
@@ -71,31 +79,30 @@ impl Engine {
         self.tell_generation();
     }
 
-    /// Connected peers learn of a generation they were not told yet.
+    /// Connected peers learn what they were not told yet.
     fn tell_generation(&mut self) {
-        let generation = self.next_generation();
         for peer in 0..self.peers.len() {
             let p = &self.peers[peer];
-            if p.link == Link::Connected && p.told != generation {
-                self.tell_members(peer, generation);
+            if p.link == Link::Connected && p.told != self.news_for(peer) {
+                self.tell_members(peer);
             }
         }
     }
 
-    fn tell_members(&mut self, peer: usize, generation: Generation) {
-        self.peers[peer].told = generation;
+    fn tell_members(&mut self, peer: usize) {
+        let (generation, committed) = self.news_for(peer);
+        self.peers[peer].told = (generation, committed);
         let members = self.member_names();
         if let Some(session) = self.peers[peer].session {
-            self.send(session, Message::Members { generation, members });
+            self.send(session, Message::Members { generation, committed, members });
         }
     }
 
     /// The set of members changed: whoever is in sync learns of it now.
     pub(super) fn tell_all_members(&mut self) {
-        let generation = self.next_generation();
         for peer in 0..self.peers.len() {
             if self.peers[peer].link == Link::Connected {
-                self.tell_members(peer, generation);
+                self.tell_members(peer);
             }
         }
     }
@@ -128,12 +135,13 @@ impl Engine {
     }
 
     pub(super) fn members_acked(&mut self, peer: usize, generation: Generation) {
-        if self.peers[peer].told != generation {
+        let (told, committed) = self.peers[peer].told;
+        if told != generation {
             return; // An older one; the answer to the newer one follows.
         }
         let known = self.peers[peer].adopted == generation;
         self.peers[peer].adopted = generation;
-        if !known && generation == self.superblock.generation {
+        if !known && committed {
             self.set_base(peer, generation);
             self.transact(Transaction { superblock: true, ..Transaction::default() });
         }

@@ -272,21 +272,24 @@ impl Engine {
     }
 
     fn op_done(&mut self, id: u64, data: Bytes) {
+        let Some(op) = self.ops.get_mut(&id) else { return };
+        op.local = true;
+        let (origin, range) = (op.origin, op.range);
+        if let Origin::Resync { peer, session } = origin {
+            // Before the lock goes: a write that waits for it must come after the copy on the wire.
+            self.resync_read(peer, session, range, data);
+        }
         for granted in self.locks.release(id) {
             self.granted(granted);
         }
-        let Some(op) = self.ops.get_mut(&id) else { return };
-        op.local = true;
-        match op.origin {
+        match origin {
             Origin::Front(_) | Origin::Chunk(_) => self.check_op(id),
             Origin::Remote { session, seq } => {
                 self.ops.remove(&id);
                 self.replica_answer(session, Message::Ack(seq));
             }
-            Origin::Resync { peer, session } => {
-                let range = op.range;
+            Origin::Resync { .. } => {
                 self.ops.remove(&id);
-                self.resync_read(peer, session, range, data);
             }
         }
     }

@@ -16,10 +16,6 @@ use crate::types::{DiskState, Generation, Role};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Extents that were not written for this long leave the log with the next cleaning even if there is room:
-/// what is in the log is what a crash makes us copy.
-const IDLE: Duration = Duration::from_secs(10);
-
 /// What to do once a transaction is durable.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum After {
@@ -190,7 +186,7 @@ impl Engine {
             return;
         }
         let pressed = self.clean_wanted || self.log.len() > actlog::HIGH_WATER;
-        let idle = self.now.since(self.last_clean) >= IDLE;
+        let idle = self.now.since(self.last_clean) >= self.log_idle;
         if !pressed && !idle {
             return;
         }

@@ -9,10 +9,10 @@
 //! * `peer`: a peer as the primary sees it; `link`: the primary's part of a session;
 //! * `replica`: the secondary's part;
 //! * `resync`: copying dirty blocks; `generation`: changes of generation and members;
-//! * `role`: promotion, demotion, the required set, stopping;
+//! * `role`: promotion and the required set; `retire`: demotion and stopping;
 //! * `status`: what the agent sees.
 //!
-//! Invariants (the simulation in `tests/core_sim.rs` checks their consequences):
+//! Invariants (the simulation in `tests/core` checks their consequences):
 //! * an acknowledgement leaves only while serve-until lasts, when the local store and every required member
 //!   have the write, and no change of generation is under way;
 //! * a write runs only when its extents are durably in the activity log and nothing older overlaps it;
@@ -29,13 +29,15 @@ mod generation;
 mod io;
 mod journal;
 mod link;
+mod loss;
 mod peer;
 mod replica;
 mod resync;
+mod retire;
 mod role;
 mod status;
 
-pub use attach::{AttachError, Setup};
+pub use attach::{AttachError, LOG_IDLE, Setup};
 pub use event::{Action, Event, FrontOp, SessionId, StoreOp, Token};
 
 use crate::api::{Counters, VolumeConfig};
@@ -81,6 +83,7 @@ pub struct Engine {
     heating: BTreeSet<u64>,
     clean: Option<Clean>,
     clean_wanted: bool,
+    log_idle: Duration,
     last_clean: Instant,
     last_clean_seq: u64,
 
@@ -233,6 +236,24 @@ impl Engine {
     #[must_use]
     pub fn config(&self) -> &VolumeConfig {
         &self.config
+    }
+
+    /// Takes over what may change while attached: addresses, timeout and rate.
+    ///
+    /// # Errors
+    /// Something else differs; detach first.
+    pub fn reconfigure(&mut self, config: VolumeConfig) -> Result<(), &'static str> {
+        let nodes = |c: &VolumeConfig| c.peers.iter().map(|p| p.node.clone()).collect::<BTreeSet<_>>();
+        let (old, new) = (&self.config, &config);
+        if (&old.group, &old.backing, &old.metadata) != (&new.group, &new.backing, &new.metadata) {
+            Err("group, backing store and metadata cannot change while the volume is attached")
+        } else if old.size_bytes != new.size_bytes || old.protocol != new.protocol || nodes(old) != nodes(new)
+        {
+            Err("size, protocol and the set of peers cannot change while the volume is attached")
+        } else {
+            self.config = config;
+            Ok(())
+        }
     }
 
     /// The role in force.

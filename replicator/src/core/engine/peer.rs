@@ -71,9 +71,9 @@ pub(super) struct Peer {
     pub unflushed: RangeSet,
     /// Covered by a flush that is not answered.
     pub flushing: BTreeMap<u64, (RangeSet, Instant)>,
-    /// Generation it took over, and the one it was told to.
+    /// Generation it recorded, and what it was told last: a generation and whether it is in force.
     pub adopted: Generation,
-    pub told: Generation,
+    pub told: (Generation, bool),
     pub settling: Option<u64>,
     pub settled: bool,
     /// Required ever since it had everything: it lacks nothing acknowledged.
@@ -105,7 +105,7 @@ impl Peer {
             unflushed: RangeSet::default(),
             flushing: BTreeMap::new(),
             adopted: Generation(0),
-            told: Generation(0),
+            told: (Generation(0), false),
             settling: None,
             settled: false,
             trusted: false,

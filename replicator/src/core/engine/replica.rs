@@ -160,7 +160,7 @@ impl Engine {
     }
 
     /// A frame of the primary, of its epoch. False: it does not fit.
-    pub(super) fn from_primary(&mut self, session: SessionId, message: Message) -> bool {
+    pub(super) fn primary_says(&mut self, session: SessionId, message: Message) -> bool {
         let now = self.now;
         let Some(upstream) = self.stage(session) else { return true };
         upstream.last_heard = now;
@@ -208,12 +208,12 @@ impl Engine {
                 let done = Done { generation, history, members };
                 upstream.stage = Stage::Finishing { ticket, flushing: false, done };
             }
-            Message::Members { generation, members } => {
+            Message::Members { generation, committed, members } => {
                 if self.stage(session).is_none_or(|u| u.stage != Stage::InSync) || generation == Generation(0)
                 {
                     return false;
                 }
-                self.adopt(session, generation, members);
+                self.adopt(session, generation, committed, members);
                 self.save_superblock(After::Answer(session, Message::MembersAck(generation)));
             }
             _ => return false,
@@ -325,17 +325,23 @@ impl Engine {
         }
         self.superblock.inconsistent = false;
         self.superblock.partial = false;
-        self.adopt(session, done.generation, done.members);
+        self.adopt(session, done.generation, true, done.members);
         self.peers[peer].bitmap.clear_all();
         self.set_base(peer, done.generation);
         let after = vec![After::Answer(session, Message::SyncDoneAck(done.generation))];
         self.transact(Transaction { superblock: true, pages: true, after, ..Transaction::default() });
     }
 
-    /// Takes over generation and members; the caller makes it durable. The primary and every other member have
-    /// the same data; who left the members gets bits from now on, and what the log names.
-    fn adopt(&mut self, session: SessionId, generation: Generation, members: Vec<NodeName>) {
-        self.superblock.advance(generation);
+    /// Takes over generation (as pending if it is not in force yet) and members; the caller makes it durable.
+    /// The primary and every other member have the same data; who left the members gets bits from now on, and
+    /// what the log names.
+    fn adopt(&mut self, session: SessionId, generation: Generation, committed: bool, members: Vec<NodeName>) {
+        if committed {
+            self.superblock.advance(generation);
+        } else if self.superblock.pending != generation {
+            let abandoned = std::mem::replace(&mut self.superblock.pending, generation);
+            self.superblock.remember(abandoned);
+        }
         let Some(upstream) = self.stage(session) else { return };
         let primary = upstream.peer;
         let before = std::mem::replace(&mut upstream.members, members.clone());
@@ -344,7 +350,9 @@ impl Engine {
             if peer == primary {
                 self.set_base(peer, generation);
             } else if members.contains(node) {
-                self.set_base(peer, generation);
+                if committed {
+                    self.set_base(peer, generation);
+                }
                 self.peers[peer].bitmap.clear_all();
             } else if before.contains(node) {
                 self.mark_log_dirty(Some(peer));

@@ -21,6 +21,7 @@ const CHUNK: u64 = 128 << 10;
 const WINDOW: usize = 32;
 /// Copies under way when it is not.
 const BUSY_WINDOW: usize = 4;
+static ZEROES: [u8; 4096] = [0; 4096];
 /// Bytes between two checkpoints.
 const CHECKPOINT: u64 = 64 << 20;
 
@@ -106,10 +107,10 @@ impl Engine {
         for run in chunks {
             self.enqueue(run, Work::Read, Origin::Resync { peer, session });
         }
-        if finished {
+        if finished && !self.is_committing() {
             self.set_link(peer, Link::Finishing, Some("the peer flushes after the resync".into()));
-            let generation = self.next_generation();
-            self.peers[peer].told = generation;
+            let generation = self.superblock.generation;
+            self.peers[peer].told = (generation, true);
             let history = self.superblock.history.clone();
             let members = self.member_names();
             self.send(session, Message::SyncDone { generation, history, members });
@@ -126,7 +127,7 @@ impl Engine {
         resync.sending += 1;
         self.last_seq += 1;
         let seq = self.last_seq;
-        let message = if data.iter().all(|byte| *byte == 0) {
+        let message = if data.chunks(ZEROES.len()).all(|part| *part == ZEROES[..part.len()]) {
             Message::CopyZero { seq, range }
         } else {
             Message::Copy { seq, offset: range.start, data }

@@ -116,7 +116,15 @@ impl Engine {
         };
         let mut h = DefaultHasher::new();
         let sb = &self.superblock;
-        (sb.epoch, sb.generation, sb.boot, &self.frozen, self.usable_device(), &self.filesystem, &self.required)
+        (
+            sb.epoch,
+            sb.generation,
+            sb.boot,
+            &self.frozen,
+            self.usable_device(),
+            &self.filesystem,
+            &self.required,
+        )
             .hash(&mut h);
         (self.role == Role::Primary, self.disk as u8, &self.alarms).hash(&mut h);
         for (index, p) in self.peers.iter().enumerate() {

@@ -34,7 +34,7 @@ pub enum MetaError {
     #[error("a volume can have at most {MAX_PEERS} peers")]
     TooManyPeers,
     /// The size is zero, not a multiple of 4096 or too large.
-    #[error("{0} bytes is not a size a volume can have: a multiple of 4096, at most 16 TiB")]
+    #[error("{0} bytes is not a size a volume can have: a multiple of 4096, at most 4 TiB")]
     Size(u64),
 }
 
@@ -152,8 +152,10 @@ mod tests {
         let payload: String = sample().encode().iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(payload, GOLDEN_PAYLOAD);
     }
-    const GOLDEN_HEADER: &str = "HEADER";
-    const GOLDEN_PAYLOAD: &str = "PAYLOAD";
+    const GOLDEN_HEADER: &str = "4241544f4e5342310100000073000000020000000000000000000000ed05317f";
+    const GOLDEN_PAYLOAD: &str = "0877656273746f726505616c706861000000040000000007000000000000002211000000000000bb00000000000000cc\
+         0000000000000007b0000000000000050b306630652d6b65726e656c02aa000000000000009900000000000000010462\
+         657461aa000000000000000100000000000000";
 
     #[test]
     fn every_single_flip_in_superblock_or_log_is_survived_and_reported() {

@@ -33,8 +33,8 @@ pub const BLOCK_BYTES: u64 = 4096;
 pub const EXTENT_BYTES: u64 = 4 << 20;
 /// Most peers a volume can have: bounds the file's size and the superblock's.
 pub const MAX_PEERS: usize = 8;
-/// Largest volume: extent numbers are 32 bits and the bitmap must fit in memory (512 MiB per peer).
-pub const MAX_VOLUME_BYTES: u64 = 16 << 40;
+/// Largest volume: extent numbers are 32 bits and the bitmap must fit in memory (128 MiB per peer).
+pub const MAX_VOLUME_BYTES: u64 = 4 << 40;
 
 /// Where the superblock's pairs begin.
 pub const SUPERBLOCK_AT: u64 = 0;

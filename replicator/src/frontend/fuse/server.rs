@@ -10,7 +10,7 @@ use bytes::Bytes;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
@@ -35,6 +35,8 @@ pub(super) struct Server {
     pending: Mutex<HashMap<u64, Expected>>,
     sink: super::EventSink,
     running: AtomicUsize,
+    /// Nothing can have been written yet: the loop device is being set up, for which the kernel syncs the file.
+    untouched: AtomicBool,
 }
 
 impl Server {
@@ -51,6 +53,7 @@ impl Server {
             pending: Mutex::default(),
             sink,
             running: AtomicUsize::new(READERS),
+            untouched: AtomicBool::new(true),
         });
         let ended = Arc::new(ended);
         for i in 0..READERS {
@@ -73,6 +76,11 @@ impl Server {
             }
         }
         Ok(server)
+    }
+
+    /// The loop device exists: from now on every flush counts.
+    pub fn attached(&self) {
+        self.untouched.store(false, Ordering::SeqCst);
     }
 
     pub fn pending(&self) -> usize {
@@ -145,6 +153,8 @@ impl Server {
             Ask::Read { offset, len } => {
                 (Op::Read { offset, len }, Expected::Data(len), Some((offset, u64::from(len))))
             }
+            // Answered here, because attaching must not wait for an engine that is frozen.
+            Ask::Fsync if self.untouched.load(Ordering::SeqCst) => return self.send(id, 0, &[]),
             Ask::Fsync => (Op::Flush, Expected::Nothing, None),
             Ask::Discard { offset, len } => {
                 (Op::Discard { offset, len }, Expected::Nothing, Some((offset, len)))
@@ -175,6 +185,9 @@ impl Server {
     }
 
     fn hand_out(&self, id: u64, op: Op, expected: Expected) {
+        if !matches!(op, Op::Read { .. } | Op::Flush) {
+            self.untouched.store(false, Ordering::SeqCst);
+        }
         self.lock().insert(id, expected);
         (self.sink)(FrontEndEvent::Request(Request { id, op }));
     }

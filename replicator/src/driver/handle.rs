@@ -1,0 +1,110 @@
+//! A handle on a volume: what others may ask of its thread and know of it.
+
+use super::Answer;
+use crate::api::{Problem, VolumeConfig, VolumeStatus};
+use crate::control::problem;
+use crate::frontend::{Device, FrontEndEvent};
+use crate::store::Completion;
+use crate::transport::TransportEvent;
+use crate::types::{Epoch, GroupName, Instant, NodeName};
+use crossbeam_channel::Sender;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+
+/// What arrives at a volume.
+pub(super) enum Input {
+    Store(Completion),
+    Meta(Completion),
+    Transport(TransportEvent),
+    /// The number tells this front end's events from an earlier one's.
+    Front(u64, FrontEndEvent),
+    Desired(crate::api::Desired, Answer),
+    ServeUntil(Epoch, Instant),
+    Reconfigure(VolumeConfig, Answer),
+    /// Look again what filesystem there is.
+    Look(Answer),
+    Stop(bool, Answer),
+}
+
+/// What others may know of a volume.
+pub(super) struct Published {
+    pub config: VolumeConfig,
+    pub status: VolumeStatus,
+    pub device: Option<Device>,
+}
+
+/// A handle on a volume; clones name the same one.
+#[derive(Clone)]
+pub(super) struct Volume {
+    pub sender: Sender<Input>,
+    pub published: Arc<Mutex<Published>>,
+}
+
+impl Volume {
+    pub fn published(&self) -> MutexGuard<'_, Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn status(&self) -> VolumeStatus {
+        self.published().status.clone()
+    }
+
+    pub fn group(&self) -> GroupName {
+        self.published().config.group.clone()
+    }
+
+    pub fn local_device(&self) -> Option<PathBuf> {
+        self.published().device.as_ref().map(|d| d.local_path.clone())
+    }
+
+    pub fn peer_timeout(&self, peer: &NodeName) -> Option<Duration> {
+        let published = self.published();
+        let known = published.config.peers.iter().any(|p| p.node == *peer);
+        known.then(|| Duration::from_millis(published.config.peer_timeout_ms))
+    }
+
+    pub fn sender(&self) -> Sender<Input> {
+        self.sender.clone()
+    }
+
+    /// Hands in what needs no answer.
+    pub fn send(&self, input: Input) {
+        // An error means that the volume was detached in this moment.
+        let _ = self.sender.send(input);
+    }
+
+    /// Hands in a command and waits for its answer; whoever calls bounds the wait.
+    pub async fn command(&self, input: impl FnOnce(Answer) -> Input) -> Result<(), Problem> {
+        let (answer, answered) = oneshot::channel();
+        let gone =
+            || problem(409, "detached", "Volume was detached", "it was detached while the command waited");
+        self.sender.send(input(answer)).map_err(|_| gone())?;
+        answered.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    pub async fn reconfigure(&self, config: VolumeConfig) -> Result<(), Problem> {
+        if self.published().config == config {
+            return Ok(());
+        }
+        self.command(|answer| Input::Reconfigure(config, answer)).await
+    }
+
+    pub async fn stop(&self, even_primary: bool) -> Result<(), Problem> {
+        self.command(|answer| Input::Stop(even_primary, answer)).await
+    }
+
+    /// The status once it is as wanted; none if it is not in time.
+    pub async fn wait(
+        &self,
+        limit: Duration,
+        version: &watch::Sender<u64>,
+        wanted: impl Fn(&VolumeStatus) -> bool,
+    ) -> Option<VolumeStatus> {
+        let mut changes = version.subscribe();
+        let look = changes.wait_for(|_| wanted(&self.status()));
+        let found = tokio::time::timeout(limit, look).await.is_ok();
+        found.then(|| self.status())
+    }
+}

@@ -1,0 +1,649 @@
+//! A small world for engines: disks with volatile caches, metadata files that tear, links that cut and stall,
+//! processes that die. Everything in it is decided by one seeded generator.
+
+use baton_replicator::api::{Backing, Desired, PeerConfig, VolumeConfig};
+use baton_replicator::core::engine::{
+    Action, Engine, Event, FrontOp, LOG_IDLE, SessionId, Setup, StoreOp, Token,
+};
+use baton_replicator::core::frame::Frame;
+use baton_replicator::core::range::Range;
+use baton_replicator::types::{
+    BootId, DiskState, Epoch, GroupName, Instant, Member, NodeName, Protocol, Role, TermId, VolumeName,
+};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+pub const BLOCK: u64 = 4096;
+
+/// xorshift64*: deterministic and good enough.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11
+    }
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+    pub fn chance(&mut self, per_mille: u64) -> bool {
+        self.below(1000) < per_mille
+    }
+}
+
+/// Blocks are remembered by the number in their first eight bytes.
+#[derive(Clone, Default)]
+pub struct Disk {
+    durable: BTreeMap<u64, u64>,
+    cache: BTreeMap<u64, u64>,
+}
+
+impl Disk {
+    pub fn get(&self, block: u64) -> u64 {
+        self.cache.get(&block).or_else(|| self.durable.get(&block)).copied().unwrap_or(0)
+    }
+    fn put(&mut self, block: u64, value: u64) {
+        self.cache.insert(block, value);
+    }
+    fn flush(&mut self) {
+        self.durable.append(&mut self.cache);
+    }
+    fn power_cut(&mut self, random: &mut Random) {
+        for (block, value) in std::mem::take(&mut self.cache) {
+            if random.chance(500) {
+                self.durable.insert(block, value);
+            }
+        }
+    }
+    fn apply(&mut self, op: &StoreOp) -> Bytes {
+        match op {
+            StoreOp::Read(range) => {
+                let mut data = vec![0u8; range.bytes() as usize];
+                for (i, block) in range.blocks().enumerate() {
+                    data[i * 4096..i * 4096 + 8].copy_from_slice(&self.get(block).to_le_bytes());
+                }
+                return data.into();
+            }
+            StoreOp::Write(offset, data) => {
+                for (i, chunk) in data.chunks(4096).enumerate() {
+                    let value = u64::from_le_bytes(chunk[..8].try_into().expect("eight bytes"));
+                    self.put(offset / BLOCK + i as u64, value);
+                }
+            }
+            StoreOp::Discard(range) | StoreOp::Zero(range) => range.blocks().for_each(|b| self.put(b, 0)),
+            StoreOp::Flush => self.flush(),
+        }
+        Bytes::new()
+    }
+}
+
+/// A block's payload.
+pub fn data(value: u64, blocks: u64) -> Bytes {
+    let mut bytes = vec![0u8; (blocks * BLOCK) as usize];
+    for i in 0..blocks as usize {
+        bytes[i * 4096..i * 4096 + 8].copy_from_slice(&value.to_le_bytes());
+    }
+    bytes.into()
+}
+
+pub struct Node {
+    pub name: NodeName,
+    pub engine: Option<Engine>,
+    pub disk: Disk,
+    pub meta: Vec<u8>,
+    pub host_boot: u64,
+    pub store: Vec<(u64, StoreOp)>,
+    pub metas: VecDeque<(u64, Vec<(u64, Bytes)>)>,
+    pub events: VecDeque<Event>,
+    pub dials: BTreeSet<usize>,
+    pub replies: Vec<(u64, Result<Bytes, ()>)>,
+    pub done: BTreeMap<u64, Result<(), String>>,
+    pub next_tick: Instant,
+    pub device: bool,
+    /// A front end cannot be started.
+    pub no_device: bool,
+    /// Held back: neither disk nor network of this node moves.
+    pub paused: bool,
+    /// Metadata transactions do not end.
+    pub meta_held: bool,
+    /// The next store command fails.
+    pub broken: bool,
+}
+
+pub struct Link {
+    pub ends: [(usize, SessionId); 2],
+    pub open: [bool; 2],
+    /// Frames on their way to end 0 and end 1.
+    pub queues: [VecDeque<(u16, Vec<u8>, Bytes)>; 2],
+}
+
+pub struct World {
+    pub random: Random,
+    pub now: Instant,
+    pub nodes: Vec<Node>,
+    pub links: Vec<Link>,
+    pub cut: BTreeSet<(usize, usize)>,
+    pub stalled: BTreeSet<(usize, usize)>,
+    pub size: u64,
+    /// How much time passes per step.
+    pub pace: u64,
+    /// See `Setup`; for engines started from now on.
+    pub log_idle: Duration,
+    pub log: Vec<String>,
+    pub alarms: Vec<String>,
+    last_session: u64,
+    pub last_token: u64,
+}
+
+pub fn name(i: usize) -> NodeName {
+    NodeName::new(["alpha", "beta", "gamma"][i]).expect("a name")
+}
+
+pub fn epoch(number: u64) -> Epoch {
+    Epoch { number, term: TermId(number * 77) }
+}
+
+impl World {
+    pub fn new(nodes: usize, size: u64, seed: u64) -> Self {
+        Self::with_idle(nodes, size, seed, LOG_IDLE)
+    }
+
+    pub fn with_idle(nodes: usize, size: u64, seed: u64, log_idle: Duration) -> Self {
+        let mut world = Self {
+            random: Random::new(seed),
+            now: Instant(1_000_000_000),
+            nodes: Vec::new(),
+            links: Vec::new(),
+            cut: BTreeSet::new(),
+            stalled: BTreeSet::new(),
+            size,
+            pace: 1,
+            log_idle,
+            log: Vec::new(),
+            alarms: Vec::new(),
+            last_session: 0,
+            last_token: 0,
+        };
+        for i in 0..nodes {
+            world.nodes.push(Node {
+                name: name(i),
+                engine: None,
+                disk: Disk::default(),
+                meta: Vec::new(),
+                host_boot: 1,
+                store: Vec::new(),
+                metas: VecDeque::new(),
+                events: VecDeque::new(),
+                dials: BTreeSet::new(),
+                replies: Vec::new(),
+                done: BTreeMap::new(),
+                next_tick: world.now,
+                device: false,
+                no_device: false,
+                paused: false,
+                meta_held: false,
+                broken: false,
+            });
+        }
+        for i in 0..nodes {
+            let (len, writes) = world.setup(i, nodes).create().expect("creates");
+            let mut file = vec![0; len as usize];
+            write_all(&mut file, &writes);
+            world.nodes[i].meta = file;
+            world.start(i);
+        }
+        world
+    }
+
+    fn setup(&mut self, i: usize, nodes: usize) -> Setup {
+        let address = "127.0.0.1:1".parse().expect("an address");
+        let peers = (0..nodes).filter(|p| *p != i).map(|p| PeerConfig { node: name(p), address }).collect();
+        Setup {
+            node: name(i),
+            config: VolumeConfig {
+                volume: VolumeName::new("vol").expect("a name"),
+                group: GroupName::new("web").expect("a name"),
+                size_bytes: self.size,
+                backing: Backing::File("/x".into()),
+                metadata: "/x".into(),
+                peers,
+                protocol: Protocol::C,
+                peer_timeout_ms: 500,
+                resync_rate: 0,
+            },
+            host_boot: format!("boot-{}", self.nodes.get(i).map_or(1, |n| n.host_boot)),
+            seed: self.random.next(),
+            log_idle: self.log_idle,
+        }
+    }
+
+    pub fn start(&mut self, i: usize) {
+        let setup = self.setup(i, self.nodes.len().max(i + 1));
+        let setup = if self.nodes[i].engine.is_none() { setup } else { panic!("it runs") };
+        let (engine, actions) = setup.attach(&self.nodes[i].meta.clone(), self.now).expect("attaches");
+        self.nodes[i].engine = Some(engine);
+        self.nodes[i].next_tick = self.now;
+        self.carry_out(i, actions);
+    }
+
+    /// The process dies; with `power`, the host's caches too.
+    pub fn crash(&mut self, i: usize, power: bool) {
+        let random = &mut self.random;
+        let node = &mut self.nodes[i];
+        node.engine = None;
+        for (_, op) in std::mem::take(&mut node.store) {
+            let write = !matches!(op, StoreOp::Flush);
+            if write && random.chance(500) {
+                node.disk.apply(&op);
+            }
+        }
+        // What was handed in may be written in part, also torn at sectors when the power fails.
+        for (_, writes) in std::mem::take(&mut node.metas) {
+            for (offset, bytes) in writes {
+                for (i, sector) in bytes.chunks(512).enumerate() {
+                    let keep = if power { random.chance(500) } else { i > 0 || random.chance(500) };
+                    if !keep && !power {
+                        break;
+                    }
+                    if keep {
+                        let at = offset as usize + i * 512;
+                        node.meta[at..at + sector.len()].copy_from_slice(sector);
+                    }
+                }
+            }
+        }
+        if power {
+            node.disk.power_cut(random);
+            node.host_boot += 1;
+        }
+        node.events.clear();
+        node.dials.clear();
+        node.replies.clear();
+        node.done.clear();
+        node.device = false;
+        node.paused = false;
+        self.drop_links(|ends| ends[0] == i || ends[1] == i);
+        self.log.push(format!("{:?} {} {}", self.now, name(i), if power { "lost power" } else { "crashed" }));
+    }
+
+    fn drop_links(&mut self, which: impl Fn([usize; 2]) -> bool) {
+        for l in 0..self.links.len() {
+            if which([self.links[l].ends[0].0, self.links[l].ends[1].0]) {
+                for end in 0..2 {
+                    self.close_end(l, end, "connection lost");
+                }
+            }
+        }
+        self.links.retain(|l| l.open != [false; 2]);
+    }
+
+    fn close_end(&mut self, link: usize, end: usize, reason: &str) {
+        let link = &mut self.links[link];
+        if link.open[end] {
+            link.open[end] = false;
+            link.queues[end].clear();
+            let (node, session) = link.ends[end];
+            if self.nodes[node].engine.is_some() {
+                let event = Event::SessionClosed { session, reason: reason.to_owned() };
+                self.nodes[node].events.push_back(event);
+            }
+        }
+    }
+
+    pub fn cut(&mut self, a: usize, b: usize) {
+        self.cut.insert((a.min(b), a.max(b)));
+        self.drop_links(|ends| (ends[0].min(ends[1]), ends[0].max(ends[1])) == (a.min(b), a.max(b)));
+    }
+
+    pub fn mend(&mut self, a: usize, b: usize) {
+        self.cut.remove(&(a.min(b), a.max(b)));
+        self.stalled.remove(&(a.min(b), a.max(b)));
+    }
+
+    pub fn give(&mut self, i: usize, event: Event) {
+        let now = self.now;
+        let Some(engine) = self.nodes[i].engine.as_mut() else { return };
+        let actions = engine.handle(event, now);
+        self.carry_out(i, actions);
+    }
+
+    fn carry_out(&mut self, i: usize, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Store { tag, op } => self.nodes[i].store.push((tag, op)),
+                Action::Meta { tag, writes } => self.nodes[i].metas.push_back((tag, writes)),
+                Action::Send { session, frame } => {
+                    for link in &mut self.links {
+                        for end in 0..2 {
+                            if link.ends[end] == (i, session) && link.open[end] && link.open[1 - end] {
+                                link.queues[1 - end].push_back(frame.encode());
+                            }
+                        }
+                    }
+                }
+                Action::Close { session, .. } => {
+                    for l in 0..self.links.len() {
+                        for end in 0..2 {
+                            if self.links[l].ends[end] == (i, session) {
+                                self.links[l].open[end] = false;
+                            }
+                        }
+                    }
+                }
+                Action::Dial { peer, wanted } => {
+                    let peer = self.nodes.iter().position(|n| n.name == peer).expect("a node");
+                    if wanted {
+                        self.nodes[i].dials.insert(peer);
+                    } else {
+                        self.nodes[i].dials.remove(&peer);
+                    }
+                }
+                Action::Reply { id, result } => self.nodes[i].replies.push((id, result)),
+                Action::StartFrontEnd => {
+                    let result = if self.nodes[i].no_device {
+                        Err("no loop device".to_owned())
+                    } else {
+                        Ok("/dev/loop7".into())
+                    };
+                    self.nodes[i].device = result.is_ok();
+                    self.nodes[i].events.push_back(Event::FrontEndStarted(result));
+                }
+                Action::StopFrontEnd { .. } => {
+                    self.nodes[i].device = false;
+                    self.nodes[i].events.push_back(Event::FrontEndStopped(Ok(())));
+                }
+                Action::Probe(_) => self.nodes[i].events.push_back(Event::Probed(None)),
+                Action::Done { token, result } => {
+                    self.nodes[i].done.insert(token.0, result.map_err(|p| p.to_string()));
+                }
+                Action::StatusChanged => {}
+                Action::Alarm(text) => self.alarms.push(format!("{}: {text}", name(i))),
+            }
+        }
+    }
+
+    pub fn engine(&self, i: usize) -> &Engine {
+        self.nodes[i].engine.as_ref().expect("it runs")
+    }
+
+    pub fn is_up(&self, i: usize) -> bool {
+        self.nodes[i].engine.is_some()
+    }
+
+    pub fn boot(&self, i: usize) -> BootId {
+        self.engine(i).boot()
+    }
+
+    pub fn member(&self, i: usize) -> Member {
+        Member { node: name(i), boot: self.boot(i) }
+    }
+
+    /// Sends a command; the token is in `done` when it is answered.
+    pub fn desire(&mut self, i: usize, role: Role, number: u64, required: Vec<Member>, force: bool) -> u64 {
+        self.last_token += 1;
+        let token = self.last_token;
+        let desired = Desired { epoch: epoch(number), role, required, accept_data_loss: false, force };
+        self.give(i, Event::Desired { token: Token(token), desired });
+        token
+    }
+
+    pub fn request(&mut self, i: usize, id: u64, op: FrontOp) {
+        self.give(i, Event::Request { id, op });
+    }
+
+    /// One small thing happens somewhere. False if nothing could.
+    pub fn step(&mut self) -> bool {
+        self.now = self.now.plus(Duration::from_micros((20 + self.random.below(200)) * self.pace));
+        let due = (0..self.nodes.len()).find(|i| self.is_up(*i) && self.nodes[*i].next_tick <= self.now);
+        if let Some(i) = due {
+            self.nodes[i].next_tick = self.now.plus(Duration::from_millis(50));
+            self.give(i, Event::Tick);
+            return true;
+        }
+        let start = self.random.below(64) as usize;
+        for k in 0..64 {
+            if self.try_one(start + k) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn try_one(&mut self, choice: usize) -> bool {
+        let i = choice / 4 % self.nodes.len();
+        if !self.is_up(i) || self.nodes[i].paused {
+            return false;
+        }
+        match choice % 4 {
+            0 => match self.nodes[i].events.pop_front() {
+                Some(event) => {
+                    self.give(i, event);
+                    true
+                }
+                None => self.open_session(i),
+            },
+            1 => self.finish_store(i),
+            2 if self.nodes[i].meta_held => false,
+            2 => match self.nodes[i].metas.pop_front() {
+                Some((tag, writes)) => {
+                    write_all(&mut self.nodes[i].meta, &writes);
+                    self.give(i, Event::MetaDone { tag, result: Ok(()) });
+                    true
+                }
+                None => false,
+            },
+            _ => self.deliver(i),
+        }
+    }
+
+    fn finish_store(&mut self, i: usize) -> bool {
+        if self.nodes[i].store.is_empty() {
+            return false;
+        }
+        let at = self.random.below(self.nodes[i].store.len() as u64) as usize;
+        let (tag, op) = self.nodes[i].store.remove(at);
+        let node = &mut self.nodes[i];
+        let result =
+            if node.broken { Err("cannot write: I/O error".to_owned()) } else { Ok(node.disk.apply(&op)) };
+        self.give(i, Event::StoreDone { tag, result });
+        true
+    }
+
+    fn open_session(&mut self, i: usize) -> bool {
+        let wanted: Vec<usize> = self.nodes[i].dials.iter().copied().collect();
+        for peer in wanted {
+            let pair = (i.min(peer), i.max(peer));
+            let has = self.links.iter().any(|l| {
+                (0..2).any(|end| l.ends[end].0 == i && l.ends[1 - end].0 == peer && l.open[end] && end == 0)
+            });
+            if has || self.cut.contains(&pair) || self.stalled.contains(&pair) || !self.is_up(peer) {
+                continue;
+            }
+            let ends = [i, peer].map(|n| {
+                self.last_session += 1;
+                (n, SessionId(self.last_session))
+            });
+            self.links.push(Link { ends, open: [true; 2], queues: [VecDeque::new(), VecDeque::new()] });
+            for (node, session) in ends {
+                let other = if node == i { peer } else { i };
+                self.nodes[node].events.push_back(Event::SessionOpened { session, peer: name(other) });
+            }
+            return true;
+        }
+        false
+    }
+
+    fn deliver(&mut self, i: usize) -> bool {
+        for l in 0..self.links.len() {
+            for end in 0..2 {
+                let link = &mut self.links[l];
+                let (node, session) = link.ends[end];
+                if node != i || !link.open[end] {
+                    continue;
+                }
+                let pair = (link.ends[0].0.min(link.ends[1].0), link.ends[0].0.max(link.ends[1].0));
+                if self.stalled.contains(&pair) {
+                    continue;
+                }
+                // Its session must be known to the engine before its frames are.
+                let opening =
+                    |e: &Event| matches!(e, Event::SessionOpened { session: s, .. } if *s == session);
+                if self.nodes[i].events.iter().any(opening) {
+                    continue;
+                }
+                if let Some((kind, head, body)) = link.queues[end].pop_front() {
+                    let frame = Frame::decode(kind, &head, body).expect("our own frames decode");
+                    self.give(i, Event::Frame { session, frame });
+                    return true;
+                }
+                if !link.open[1 - end] {
+                    self.close_end(l, end, "closed by the peer");
+                    self.links.retain(|l| l.open != [false; 2]);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Steps until `done`, or panics with `what` after `limit` of the world's time.
+    pub fn until(&mut self, what: &str, limit: Duration, mut done: impl FnMut(&mut Self) -> bool) {
+        let end = self.now.plus(limit);
+        while !done(self) {
+            assert!(self.now < end, "{what} did not happen; {}", self.describe());
+            self.step();
+        }
+    }
+
+    pub fn run_for(&mut self, time: Duration) {
+        let end = self.now.plus(time);
+        while self.now < end {
+            self.step();
+        }
+    }
+
+    pub fn describe(&self) -> String {
+        let nodes: Vec<String> = self
+            .nodes
+            .iter()
+            .map(|n| match &n.engine {
+                None => format!("{}: down", n.name),
+                Some(engine) => {
+                    let s = engine.status();
+                    let peers: Vec<String> = s
+                        .peers
+                        .iter()
+                        .map(|p| {
+                            format!(
+                                "{}={:?}({:?}, {:?}, dirty {})",
+                                p.node, p.connection, p.reason, p.boot, p.dirty_bytes
+                            )
+                        })
+                        .collect();
+                    format!(
+                        "{}: {:?} {:?} epoch {} gen {} boot {} frozen {:?} required {:?} [{}]",
+                        n.name,
+                        s.role,
+                        s.disk,
+                        s.epoch,
+                        s.generation,
+                        s.boot,
+                        s.frozen,
+                        s.required,
+                        peers.join(", ")
+                    )
+                }
+            })
+            .collect();
+        let tail = self.log.len().saturating_sub(40);
+        format!(
+            "now {:?}\n{}\n{}\nalarms {:?}",
+            self.now,
+            nodes.join("\n"),
+            self.log[tail..].join("\n"),
+            self.alarms
+        )
+    }
+
+    pub fn is_attached(&self, i: usize) -> bool {
+        self.is_up(i) && self.engine(i).status().disk != DiskState::Attaching
+    }
+
+    pub fn reply(&mut self, i: usize, id: u64) -> Option<Result<Bytes, ()>> {
+        let at = self.nodes[i].replies.iter().position(|(r, _)| *r == id)?;
+        Some(self.nodes[i].replies.remove(at).1)
+    }
+
+    /// `alpha` promoted for the first time at epoch 1, allowed to serve for ever.
+    pub fn promote_first(&mut self, i: usize) {
+        self.until("attach", Duration::from_secs(5), |w| w.is_attached(i));
+        let token = self.desire(i, Role::Primary, 1, Vec::new(), false);
+        self.serve(i, 1, Duration::from_secs(1_000_000));
+        self.until("promotion", Duration::from_secs(5), |w| w.nodes[i].done.contains_key(&token));
+        assert_eq!(self.nodes[i].done[&token], Ok(()));
+    }
+
+    pub fn serve(&mut self, i: usize, number: u64, span: Duration) {
+        let until = self.now.plus(span);
+        self.give(i, Event::ServeUntil { epoch: epoch(number), until });
+    }
+
+    pub fn peer(&self, i: usize, peer: usize) -> baton_replicator::api::PeerStatus {
+        let status = self.engine(i).status();
+        status.peers.into_iter().find(|p| p.node == name(peer)).expect("a peer")
+    }
+
+    /// Writes a block and says whether it was acknowledged within 300 ms.
+    pub fn write(&mut self, i: usize, block: u64, value: u64) -> bool {
+        let id = 1_000_000 + value;
+        self.request(i, id, FrontOp::Write(block * BLOCK, data(value, 1)));
+        let end = self.now.plus(Duration::from_millis(300));
+        while self.now < end {
+            if let Some(result) = self.reply(i, id) {
+                return result.is_ok();
+            }
+            self.step();
+        }
+        false
+    }
+
+    /// Flushes and says whether it was acknowledged within 300 ms.
+    pub fn flush(&mut self, i: usize) -> bool {
+        let id = 2_000_000 + self.now.0;
+        self.request(i, id, FrontOp::Flush);
+        let end = self.now.plus(Duration::from_millis(300));
+        while self.now < end {
+            if let Some(result) = self.reply(i, id) {
+                return result.is_ok();
+            }
+            self.step();
+        }
+        false
+    }
+
+    /// Resynced, required, settled: what an agent does before it writes the admission to etcd.
+    pub fn admit(&mut self, i: usize, peer: usize, number: u64) {
+        self.until("resync", Duration::from_secs(60), |w| w.peer(i, peer).resynced);
+        let mut required = self.engine(i).status().required;
+        required.retain(|m| m.node != name(peer));
+        required.push(self.member(peer));
+        self.desire(i, Role::Primary, number, required, false);
+        self.until("settling", Duration::from_secs(5), |w| w.peer(i, peer).settled);
+    }
+
+    pub fn range(&self, first: u64, blocks: u64) -> Range {
+        Range::new(first * BLOCK, blocks * BLOCK).expect("a range")
+    }
+}
+
+fn write_all(file: &mut [u8], writes: &[(u64, Bytes)]) {
+    for (offset, bytes) in writes {
+        file[*offset as usize..*offset as usize + bytes.len()].copy_from_slice(bytes);
+    }
+}
