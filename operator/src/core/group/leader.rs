@@ -16,6 +16,8 @@ const UNFIT: Duration = Duration::from_secs(60);
 const RETRY_START: Duration = Duration::from_secs(5);
 /// A group stopped for a handover that cannot be sent is resumed after this.
 const HANDOVER_WAIT: Duration = Duration::from_secs(2);
+/// A group that cannot be stopped within this (every container has been killed by then) stays where it is.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// A preferred node must have been ready for this long before it gets the group back by itself.
 const FAILBACK_AFTER: Duration = Duration::from_secs(10);
 
@@ -100,9 +102,11 @@ impl GroupCore {
     }
 
     fn failed(&mut self) {
+        let why = self.run.reason.clone();
+        self.failure.clone_from(&why);
         self.unfit_until = self.now.plus(UNFIT);
         self.retry_at = self.now.plus(RETRY_START);
-        self.become_(State::Failed, self.run.reason.clone());
+        self.become_(State::Failed, why);
     }
 
     /// etcd's record still names this node's epoch, or nobody.
@@ -355,7 +359,7 @@ impl GroupCore {
             return Some((None, format!("the disk of volume {} is gone", v.volume)));
         }
         if self.state == State::Failed {
-            return Some((None, format!("the group failed here: {}", self.run.reason)));
+            return Some((None, format!("the group failed here: {}", self.failure)));
         }
         if let Some(why) = self.run.unusable.as_ref().or(self.run.wants_move.as_ref()) {
             return Some((None, why.clone()));
@@ -504,7 +508,9 @@ impl GroupCore {
             State::Fenced | State::Waiting => Some(format!("group {group}: {}", self.reason)),
             State::Failed => Some(format!("group {group}: {}; see the logs of its containers", self.reason)),
             State::Standby if self.leaderless() => {
-                let who = self.view().map(|v| super::standby::names(v.members())).unwrap_or_default();
+                let others = self.view().map(|v| v.members().to_vec()).unwrap_or_default();
+                let others: Vec<Member> = others.into_iter().filter(|m| m.node != self.cfg.me).collect();
+                let who = super::standby::names(&others);
                 let only = if who.is_empty() {
                     String::new()
                 } else {
@@ -523,6 +529,6 @@ impl GroupCore {
 
     fn leaderless(&self) -> bool {
         let silent = self.now.since(self.facts.beats.last_holds.max(self.silence_from));
-        silent >= self.cfg.timers.deadtime * 2
+        silent >= self.cfg.timers.deadtime * 2 && self.now.since(self.started) >= self.cfg.timers.initdead
     }
 }

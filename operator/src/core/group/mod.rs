@@ -88,6 +88,7 @@ pub struct GroupCore {
     admission: Option<Admission>,
     handover: Option<Handover>,
     foreign: Option<String>,
+    failure: String,
     unfit_until: Instant,
     retry_at: Instant,
     restarting: bool,
@@ -134,6 +135,7 @@ impl GroupCore {
             admission: None,
             handover: None,
             foreign: None,
+            failure: String::new(),
             unfit_until: Instant::ZERO,
             retry_at: Instant::ZERO,
             restarting: false,
@@ -287,7 +289,13 @@ impl GroupCore {
     fn become_(&mut self, next: State, reason: impl Into<String>) {
         assert!(self.state.may_become(next), "{:?} may not become {next:?}", self.state);
         self.reason = reason.into();
+        // The report is about what was wanted before.
+        if self.run.phase == Phase::Failed {
+            self.run.phase = if next == State::Starting { Phase::Starting } else { Phase::Stopping };
+        }
+        let dethroned = self.state.leads() && self.state != State::HandingOver;
         let severity = match next {
+            State::Standby if dethroned => Severity::Critical,
             State::Fenced | State::Failed => Severity::Critical,
             State::Campaigning => Severity::Warning,
             State::Joining
