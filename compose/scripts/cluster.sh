@@ -167,7 +167,7 @@ Three things to try, with the page open:
        compose/scripts/host.sh on $leader
 
   2. Move the group by hand:
-       docker exec $BATON_PROJECT-$other-agent baton move web $other
+       docker exec $BATON_PROJECT-$other-agent baton move web --to $other
 
   3. Watch everything while you do so, the resync included:
        docker exec -it $BATON_PROJECT-$other-agent baton watch

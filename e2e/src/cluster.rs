@@ -148,7 +148,7 @@ impl Cluster {
     /// # Panics
     /// If it is refused everywhere.
     pub fn move_to(&self, host: &str) {
-        self.baton(&["move", GROUP, host]).unwrap_or_else(|e| panic!("{e:#}"));
+        self.baton(&["move", GROUP, "--to", host]).unwrap_or_else(|e| panic!("{e:#}"));
     }
 
     /// Undoes every fault this suite knows, starts what does not run, and waits for health. Returns the leader.

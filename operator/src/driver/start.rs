@@ -8,7 +8,6 @@ use super::history::History;
 use super::owner::{Back, Ears, Lease, Owner, QUEUE};
 use super::snapshot::{self, Input};
 use super::state_dir::{StateDir, StateError};
-use super::translate;
 use super::unit::Unit;
 use crate::api::{self, ApiState};
 use crate::core::group::Severity;
@@ -108,7 +107,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
     let etcd = Etcd::new(&config.etcd, &cluster, config.node.clone(), Duration::from_secs(1)).await?;
     let state_dir = StateDir::open(&config.state_dir)?;
     let spec = Arc::new(choose_spec(&config, &etcd, from_file).await?);
-    let timers = translate::timers(&spec).check()?;
+    let timers = spec.heartbeat.core().check()?;
     let node = spec.nodes.get(&config.node).ok_or_else(|| StartError::UnknownNode {
         node: config.node.clone(),
         nodes: spec.nodes.keys().map(NodeName::as_str).collect::<Vec<_>>().join(", "),

@@ -82,7 +82,9 @@ impl Tracker {
             self.running = Some(running);
         }
         match (now_is, &mut self.running) {
-            (State::Starting, Some(running)) => running.steps.push(("wait".into(), now)),
+            (State::Starting, Some(running)) if !running.steps.iter().any(|s| s.0 == "wait") => {
+                running.steps.push(("wait".into(), now));
+            }
             (State::Serving, Some(_)) => self.finish(epoch, marks, now),
             _ => {}
         }

@@ -2,29 +2,12 @@
 //! Pure functions.
 
 use super::config::Config;
-use crate::core::timing::Timers;
 use crate::docker::{HealthcheckSpec, MountSpec, Owner, ServiceSpec, Ulimit, VolumeSpec};
 use crate::spec::{self, HealthTest, MountSource, Spec};
 use baton_replicator::api::{Backing, PeerConfig, VolumeConfig};
 use baton_replicator::types::{GroupName, VolumeName};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-
-/// The timers of the decision core.
-#[must_use]
-pub fn timers(spec: &Spec) -> Timers {
-    let t = &spec.heartbeat;
-    Timers {
-        keepalive: t.keepalive,
-        warntime: t.warntime,
-        fencetime: t.fencetime,
-        deadtime: t.deadtime,
-        initdead: t.initdead,
-        ttl: t.lease_ttl,
-        restart_window: t.restart_window,
-        ..Timers::default()
-    }
-}
 
 /// The replicator's configuration of a volume on this node.
 #[must_use]
@@ -83,7 +66,7 @@ pub fn service(config: &Config, owner: &Owner, group: &GroupName, name: &str, se
         .map(|m| {
             let target = m.target.display().to_string();
             match &m.source {
-                MountSource::Volume { volume, .. } => {
+                MountSource::Volume { volume } => {
                     MountSpec::Volume { name: owner.volume_name(volume.as_str()), target, read_only: m.read_only }
                 }
                 MountSource::Host(path) => {

@@ -74,7 +74,6 @@ impl Etcd {
     ///
     /// # Errors
     /// No member answered, or a value that cannot be read.
-    #[expect(clippy::type_complexity, reason = "two maps by node, each plain")]
     pub async fn nodes(
         &self,
     ) -> Result<(BTreeMap<NodeName, NodeKeys>, BTreeMap<NodeName, Alive>), EtcdError> {

@@ -21,6 +21,8 @@ pub const HEDGE: Duration = Duration::from_millis(100);
 const FRESH: Duration = Duration::from_millis(100);
 /// A member that cannot be connected to in this time counts as dead.
 const CONNECT: Duration = Duration::from_millis(500);
+/// Between two rounds when every member refused; an election takes a few hundred milliseconds.
+const ROUND: Duration = Duration::from_millis(50);
 /// HTTP/2 pings, so that streams (watch) notice a member that vanished. etcd refuses more than one in 5 s.
 const PING: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(2));
 
@@ -76,6 +78,16 @@ async fn client(url: &str) -> Result<Client, Error> {
         // A member without a leader refuses at once, instead of letting the request wait for an election.
         .with_require_leader(true);
     Client::connect([url], Some(options)).await
+}
+
+/// Whether the same request may succeed a moment later: no connection, or no leader (gRPC's UNAVAILABLE).
+fn transient(error: &Error) -> bool {
+    const UNAVAILABLE: i32 = 14;
+    match error {
+        Error::GRpcStatus(status) => status.code() as i32 == UNAVAILABLE,
+        Error::TransportError(_) | Error::IoError(_) => true,
+        _ => false,
+    }
 }
 
 impl Etcd {
@@ -175,6 +187,7 @@ impl Etcd {
         let mut running = FuturesUnordered::new();
         let mut pending: Vec<usize> = Vec::new();
         let mut last_error = String::from("no answer in time");
+        let mut may_pass = false;
         let launch = |index: usize| {
             let attempt = op(self.client(index));
             async move { (index, attempt.await) }
@@ -186,6 +199,13 @@ impl Etcd {
                     Some(index) => {
                         pending.push(index);
                         running.push(launch(index));
+                    }
+                    // Between two leaders every member refuses; go round again until the time is up.
+                    None if may_pass && tokio::time::Instant::now() + ROUND < deadline => {
+                        may_pass = false;
+                        waiting = self.order().into_iter();
+                        tokio::time::sleep(ROUND).await;
+                        continue;
                     }
                     None => break Err(EtcdError::Unreachable(last_error)),
                 }
@@ -199,6 +219,7 @@ impl Etcd {
                     }
                     Err(error) => {
                         pending.retain(|&p| p != index);
+                        may_pass |= transient(&error);
                         last_error = format!("{}: {error}", self.0.endpoints[index].url);
                     }
                 },

@@ -39,7 +39,8 @@ impl Cluster {
         let urls: Vec<String> = listeners[..size].iter().map(url).collect();
         let peers: Vec<String> = listeners[size..].iter().map(url).collect();
         drop(listeners);
-        let initial = peers.iter().enumerate().map(|(i, p)| format!("m{i}={p}")).collect::<Vec<_>>().join(",");
+        let initial =
+            peers.iter().enumerate().map(|(i, p)| format!("m{i}={p}")).collect::<Vec<_>>().join(",");
         let members = (0..size)
             .map(|i| {
                 Command::new("etcd")
@@ -137,11 +138,15 @@ async fn a_record_is_written_read_and_guarded() {
     let Some(cluster) = Cluster::start(1).await else { return };
     let etcd = cluster.etcd("a").await;
     let empty = etcd.read(&group()).await.unwrap();
-    assert!(empty.leader.is_none() && empty.insync.is_none() && empty.fence_rev == 0 && empty.cluster_id != 0);
+    assert!(
+        empty.leader.is_none() && empty.insync.is_none() && empty.fence_rev == 0 && empty.cluster_id != 0
+    );
     let (lease, _events) = granted(&etcd).await;
 
     let fence = etcd.write_fence(&group()).await.unwrap();
-    let Outcome::Committed { revision } = etcd.transact(&group(), &takeover(1, 0, 0, fence), lease.id()).await else {
+    let Outcome::Committed { revision } =
+        etcd.transact(&group(), &takeover(1, 0, 0, fence), lease.id()).await
+    else {
         panic!("the first record is written")
     };
     let record = etcd.read(&group()).await.unwrap();
@@ -210,7 +215,8 @@ async fn a_frozen_or_dead_member_costs_little() {
     for (round, frozen) in [(1, true), (2, false)] {
         // The member that is asked first, unless it leads etcd: an election takes longer, whoever is asked.
         let members = etcd.members().await;
-        let victim = etcd.order().into_iter().find(|&i| members[i].id.is_some() && !members[i].leads).unwrap();
+        let victim =
+            etcd.order().into_iter().find(|&i| members[i].id.is_some() && !members[i].leads).unwrap();
         etcd.succeeded(victim);
         tokio::time::sleep(Duration::from_millis(150)).await;
         if frozen {
@@ -326,17 +332,6 @@ async fn a_watch_wakes_up_also_when_its_member_died() {
     let Some(mut cluster) = Cluster::start(3).await else { return };
     let etcd = cluster.etcd("a").await;
     let mut watch = etcd.watch();
-    let woken_by = |mode| {
-        let etcd = &etcd;
-        async move {
-            let writer = async {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                etcd.put_mode(&node("b"), mode).await.unwrap();
-                Instant::now()
-            };
-            (writer.await, mode)
-        }
-    };
     // The first wake-up says that the watch stands.
     tokio::time::timeout(PATIENCE, watch.changed()).await.unwrap();
     for kill in [false, true] {
@@ -344,7 +339,12 @@ async fn a_watch_wakes_up_also_when_its_member_died() {
             cluster.kill(etcd.order()[0]);
         }
         let mode = if kill { NodeMode::Maintenance } else { NodeMode::Standby };
-        let (written, mode) = woken_by(mode).await;
+        // The member killed may have led etcd: an election may outlast one request.
+        let begin = Instant::now();
+        while let Err(error) = etcd.put_mode(&node("b"), mode).await {
+            assert!(begin.elapsed() < PATIENCE, "{error}");
+        }
+        let written = Instant::now();
         loop {
             tokio::time::timeout(PATIENCE, watch.changed()).await.unwrap();
             if etcd.read(&group()).await.is_ok_and(|r| r.mode(&node("b")) == mode) {

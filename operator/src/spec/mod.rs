@@ -7,6 +7,7 @@
 //!
 //! Nothing here does I/O: the environment comes in as a function.
 
+mod document;
 mod interpolate;
 mod model;
 mod read;

@@ -254,3 +254,13 @@ fn command_lines_are_split_like_a_shell_does() {
     assert!(service::split_words("a 'b").is_err());
     assert!(service::split_words("a\\").is_err());
 }
+
+#[test]
+fn the_demos_specification_is_good() {
+    let text = include_str!("../../../compose/demo/cluster.yaml");
+    let spec =
+        Spec::parse(text, none).unwrap_or_else(|e| panic!("{}", e.in_file("compose/demo/cluster.yaml")));
+    let web = &spec.groups[&group("web")];
+    assert_eq!(web.addresses[0].address.to_string(), "10.77.0.100");
+    assert!(web.volumes.contains_key(&VolumeName::new("webstore").unwrap()));
+}

@@ -138,7 +138,7 @@ fn group(spec: &Spec, path: &str, group: &Group, r: &mut Reader<'_>) {
     }
     for (name, volume) in &group.volumes {
         let at = format!("{path}.volumes.{name}");
-        if volume.size_bytes % BLOCK != 0 {
+        if !volume.size_bytes.is_multiple_of(BLOCK) {
             let near = volume.size_bytes / BLOCK * BLOCK;
             r.at(
                 &format!("{at}.size"),

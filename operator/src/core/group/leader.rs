@@ -404,14 +404,23 @@ impl GroupCore {
             match self.ready(&node) {
                 Ok(_) if self.facts.etcd.reachable => {
                     let text = format!("moves to {node}: {why}");
-                    self.handover = Some(Handover { to: node, stopped: None, sent: false, failed: None });
+                    self.handover = Some(Handover { to: Some(node), stopped: None, sent: false, failed: None });
                     return self.become_(State::HandingOver, text);
                 }
                 Ok(_) => refusals.push("etcd is out of reach".to_owned()),
                 Err(refusal) => refusals.push(refusal),
             }
         }
+        if self.all_in_standby() && self.facts.etcd.reachable {
+            self.handover = Some(Handover { to: None, stopped: None, sent: false, failed: None });
+            return self.become_(State::HandingOver, "stops: every node is in standby mode");
+        }
         self.note = Some(format!("should move ({why}), but {}", refusals.join(", ")));
+    }
+
+    /// A person has taken every node out of service, this one included.
+    fn all_in_standby(&self) -> bool {
+        self.view().is_some_and(|v| self.cfg.nodes.iter().all(|n| v.mode(n) == NodeMode::Standby))
     }
 
     fn step_handover(&mut self, entitled: bool) {
@@ -426,14 +435,14 @@ impl GroupCore {
             }
             return;
         }
-        let to = h.to;
         if !entitled {
             let text = format!("handover broken off: {}", self.missing());
             return self.become_(State::Fenced, text);
         }
-        if let Some(why) =
-            self.set.iter().find(|m| m.node == to).map_or(Some("it left the set".into()), |m| self.lost(m))
-        {
+        let lost = |to: &NodeName| {
+            self.set.iter().find(|m| m.node == *to).map_or(Some("it left the set".into()), |m| self.lost(m))
+        };
+        if let Some(why) = h.to.as_ref().and_then(lost) {
             return self.become_(State::Waiting, format!("handover broken off, resumes: {why}"));
         }
         if self.run.phase == Phase::Failed {
@@ -450,9 +459,18 @@ impl GroupCore {
         if self.now.since(stopped) >= HANDOVER_WAIT {
             return self.become_(State::Waiting, "handover broken off, resumes: etcd does not take it");
         }
-        let lease = self.view().and_then(|v| v.nodes.get(&to)).and_then(|n| n.lease);
         let stands = self.view().is_some_and(|v| v.leader.is_some());
-        if let (Some(lease), true) = (lease, stands && self.ledger.free() && self.foreign.is_none()) {
+        if !(stands && self.ledger.free() && self.foreign.is_none()) {
+            return;
+        }
+        let Some(to) = h.to else {
+            if let Some(h) = &mut self.handover {
+                h.sent = true;
+            }
+            return self.send(TxnKind::Resign, LeaderWrite::Delete, None, false);
+        };
+        let lease = self.view().and_then(|v| v.nodes.get(&to)).and_then(|n| n.lease);
+        if let Some(lease) = lease {
             self.send_handover(to, lease);
         }
     }

@@ -54,7 +54,8 @@ struct Admission {
 
 #[derive(Clone, Debug)]
 struct Handover {
-    to: NodeName,
+    /// None: every node is in standby mode, the group rests.
+    to: Option<NodeName>,
     stopped: Option<Instant>,
     sent: bool,
     failed: Option<String>,

@@ -89,7 +89,7 @@ impl Engine {
             disk: self.disk,
             generation: sb.generation,
             boot: sb.boot,
-            device: self.device.clone(),
+            device: self.usable_device(),
             filesystem: self.filesystem.clone(),
             frozen: self.frozen.clone(),
             frozen_since: self.frozen_since,
@@ -99,6 +99,11 @@ impl Engine {
             counters: self.counters,
             alarms: self.alarms.iter().cloned().collect(),
         }
+    }
+
+    /// The device once the promotion is in force: before that it is not known what is on it.
+    fn usable_device(&self) -> Option<std::path::PathBuf> {
+        self.device.clone().filter(|_| self.transition.is_none())
     }
 
     /// Looks whether anything changed that an agent would react to.
@@ -111,7 +116,7 @@ impl Engine {
         };
         let mut h = DefaultHasher::new();
         let sb = &self.superblock;
-        (sb.epoch, sb.generation, sb.boot, &self.frozen, &self.device, &self.filesystem, &self.required)
+        (sb.epoch, sb.generation, sb.boot, &self.frozen, self.usable_device(), &self.filesystem, &self.required)
             .hash(&mut h);
         (self.role == Role::Primary, self.disk as u8, &self.alarms).hash(&mut h);
         for (index, p) in self.peers.iter().enumerate() {

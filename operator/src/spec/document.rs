@@ -1,0 +1,271 @@
+//! The document from the top down: cluster, timers, nodes, groups, volumes, checks, whom to tell. Services have a file
+//! of their own.
+
+use super::model::{
+    AfterPowerLoss, Check, CheckProbe, Group, Node as NodeSpec, NotifyTarget, Spec, Volume, VolumeBacking,
+};
+use super::read::{Reader, join};
+use super::tree::{Node, Value};
+use super::{Cidr, Timers};
+use baton_replicator::types::Protocol;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+impl Reader<'_> {
+    pub fn spec(&mut self, root: &Node, text: &str) -> Spec {
+        let mut fields = self.fields(root, "", "cluster, nodes, groups, …");
+        self.lines.insert(String::new(), root.line);
+        let cluster = self.get(&mut fields, "cluster", Self::text).unwrap_or_default();
+        let heartbeat = self.get(&mut fields, "heartbeat", Self::timers).unwrap_or_default();
+        let nodes = self.get(&mut fields, "nodes", |r, n, p| r.map(n, p, Self::node)).unwrap_or_default();
+        let groups = self.get(&mut fields, "groups", |r, n, p| r.map(n, p, Self::group)).unwrap_or_default();
+        let notify =
+            self.get(&mut fields, "notify", |r, n, p| r.map(n, p, Self::notify_target)).unwrap_or_default();
+        self.finish(fields);
+        Spec { cluster, heartbeat, nodes, groups, notify, text: text.into() }
+    }
+
+    fn timers(&mut self, node: &Node, path: &str) -> Option<Timers> {
+        let mut fields = self.fields(node, path, "keepalive, warntime, deadtime, …");
+        let mut timers = Timers::default();
+        let mut given = Vec::new();
+        for (name, timer) in [
+            ("keepalive", &mut timers.keepalive),
+            ("warntime", &mut timers.warntime),
+            ("fencetime", &mut timers.fencetime),
+            ("deadtime", &mut timers.deadtime),
+            ("initdead", &mut timers.initdead),
+            ("ttl", &mut timers.lease_ttl),
+            ("restart_window", &mut timers.restart_window),
+            ("peer_timeout", &mut timers.peer_timeout),
+            ("fence_stop", &mut timers.fence_stop),
+            ("etcd_timeout", &mut timers.etcd_timeout),
+        ] {
+            if let Some(value) = self.get(&mut fields, name, Self::duration) {
+                *timer = value;
+                given.push(name);
+            }
+        }
+        self.finish(fields);
+        timers.derive(&given);
+        self.peer_timeout = timers.peer_timeout;
+        Some(timers)
+    }
+
+    fn address(&mut self, node: &Node, path: &str) -> Option<IpAddr> {
+        self.scalar(node, path, |text| match text.parse::<IpAddr>() {
+            Ok(a) if a.is_unspecified() || a.is_multicast() => Err(format!("'{text}' is not the address of a host")),
+            Ok(address) => Ok(address),
+            Err(_) => Err(format!("'{text}' is not an IP address; names are not looked up, because DNS may be down when it matters")),
+        })
+    }
+
+    fn node(&mut self, node: &Node, path: &str) -> Option<NodeSpec> {
+        let mut fields = self.fields(node, path, "address, replication");
+        let address = self.get(&mut fields, "address", Self::address);
+        if address.is_none() && fields.entries.iter().all(|e| e.key != "address") {
+            self.error(node.line, &join(path, "address"), "is missing; give the node's IP address");
+        }
+        let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let replication = self.get(&mut fields, "replication", Self::address).unwrap_or(address);
+        let mut heartbeat = self
+            .get(&mut fields, "heartbeat", |r, n, p| r.one_or_more(n, p, Self::address))
+            .unwrap_or_else(|| vec![address, replication]);
+        let mut seen = Vec::new();
+        heartbeat.retain(|a| {
+            !seen.contains(a) && {
+                seen.push(*a);
+                true
+            }
+        });
+        if heartbeat.is_empty() {
+            heartbeat.push(address);
+        }
+        self.finish(fields);
+        Some(NodeSpec { address, replication, heartbeat })
+    }
+
+    fn group(&mut self, node: &Node, path: &str) -> Option<Group> {
+        let mut f = self.fields(node, path, "addresses, volumes, services, …");
+        let group = Group {
+            prefer: self
+                .get(&mut f, "prefer", |r, n, p| r.one_or_more(n, p, Self::parsed))
+                .unwrap_or_default(),
+            auto_failback: self.get(&mut f, "auto_failback", Self::boolean).unwrap_or(false),
+            addresses: self.get(&mut f, "addresses", |r, n, p| r.list(n, p, Self::cidr)).unwrap_or_default(),
+            volumes: self.get(&mut f, "volumes", |r, n, p| r.map(n, p, Self::volume)).unwrap_or_default(),
+            services: self.get(&mut f, "services", |r, n, p| r.map(n, p, Self::service)).unwrap_or_default(),
+            checks: self.get(&mut f, "checks", |r, n, p| r.list(n, p, Self::check)).unwrap_or_default(),
+            migration_threshold: self.get(&mut f, "migration_threshold", Self::number).unwrap_or(3),
+            failure_timeout: self
+                .get(&mut f, "failure_timeout", Self::duration)
+                .unwrap_or(Duration::from_secs(600)),
+            start_timeout: self
+                .get(&mut f, "start_timeout", Self::duration)
+                .unwrap_or(Duration::from_secs(120)),
+            stop_timeout: self.get(&mut f, "stop_timeout", Self::duration).unwrap_or(Duration::from_secs(60)),
+            after_power_loss: self
+                .get(&mut f, "after_power_loss", |r, n, p| {
+                    r.scalar(n, p, |text| match text {
+                        "wait" => Ok(AfterPowerLoss::Wait),
+                        "start" => Ok(AfterPowerLoss::Start),
+                        other => Err(format!("'{other}' is not known; write wait or start")),
+                    })
+                })
+                .unwrap_or_default(),
+            notify: self.get(&mut f, "notify", |r, n, p| r.one_or_more(n, p, Self::text)).unwrap_or_default(),
+        };
+        self.finish(f);
+        Some(group)
+    }
+
+    fn cidr(&mut self, node: &Node, path: &str) -> Option<Cidr> {
+        if !matches!(node.value, Value::Map(_)) {
+            return self.parsed(node, path);
+        }
+        let mut fields = self.fields(node, path, "address, interface");
+        let cidr = self.get(&mut fields, "address", Self::parsed::<Cidr>);
+        let interface = self.get(&mut fields, "interface", Self::text);
+        self.finish(fields);
+        if cidr.is_none() {
+            self.error(node.line, path, "needs an address with a prefix length");
+        }
+        cidr.map(|cidr| Cidr { interface, ..cidr })
+    }
+
+    fn volume(&mut self, node: &Node, path: &str) -> Option<Volume> {
+        let mut f = self.fields(node, path, "size, filesystem, …");
+        if f.entries.iter().all(|e| e.key != "size") {
+            self.error(node.line, &join(path, "size"), "is missing; give the volume's size, e.g. 1GiB");
+        }
+        let volume = Volume {
+            // A missing or unreadable size has been reported; the default only keeps later checks quiet.
+            size_bytes: self.get(&mut f, "size", Self::size).unwrap_or(1 << 30),
+            filesystem: self.get(&mut f, "filesystem", Self::text).unwrap_or_else(|| "ext4".into()),
+            protocol: self
+                .get(&mut f, "protocol", |r, n, p| {
+                    r.scalar(n, p, |text| match text {
+                        "A" => Ok(Protocol::A),
+                        "B" => Ok(Protocol::B),
+                        "C" => Ok(Protocol::C),
+                        other => Err(format!("'{other}' is not known; write A, B or C (C if in doubt)")),
+                    })
+                })
+                .unwrap_or_default(),
+            backing: self.get(&mut f, "backing", Self::backing).unwrap_or_default(),
+            mount_options: self
+                .get(&mut f, "mount_options", |r, n, p| r.one_or_more(n, p, Self::text))
+                .unwrap_or_default()
+                .join(","),
+            peer_timeout: self.get(&mut f, "peer_timeout", Self::duration).unwrap_or(self.peer_timeout),
+            resync_rate: self.get(&mut f, "resync_rate", Self::size).unwrap_or(0),
+        };
+        self.finish(f);
+        Some(volume)
+    }
+
+    fn backing(&mut self, node: &Node, path: &str) -> Option<VolumeBacking> {
+        if matches!(node.value, Value::Map(_)) {
+            let by_node = self.map(node, path, Self::absolute)?;
+            Some(VolumeBacking { all: None, by_node })
+        } else {
+            Some(VolumeBacking { all: self.absolute(node, path), by_node: BTreeMap::new() })
+        }
+    }
+
+    pub fn absolute(&mut self, node: &Node, path: &str) -> Option<PathBuf> {
+        self.scalar(node, path, |text| {
+            if text.starts_with('/') {
+                Ok(PathBuf::from(text))
+            } else {
+                Err(format!("'{text}' must be an absolute path"))
+            }
+        })
+    }
+
+    fn check(&mut self, node: &Node, path: &str) -> Option<Check> {
+        let mut outer = self.fields(node, path, "http, tcp or exec");
+        let mut checks = Vec::new();
+        for kind in ["http", "tcp", "exec"] {
+            if let Some(inner) = self.take(&mut outer, kind) {
+                checks.extend(self.probe(kind, inner, &join(path, kind)));
+            }
+        }
+        let given = outer.entries.iter().filter(|e| outer.known.contains(&e.key.as_str())).count();
+        if given != 1 {
+            self.error(node.line, path, "a check is one of http, tcp or exec");
+        }
+        self.finish(outer);
+        checks.pop()
+    }
+
+    fn probe(&mut self, kind: &str, node: &Node, path: &str) -> Option<Check> {
+        let mut f = self.fields(node, path, "interval, timeout, …");
+        let probe = match kind {
+            "http" => self.get(&mut f, "url", Self::text).map(|url| {
+                let status = self
+                    .get(&mut f, "status", |r, n, p| {
+                        r.one_or_more(n, p, |r, n, p| {
+                            r.scalar(n, p, |text| match text.parse::<u16>() {
+                                Ok(status) if (100..600).contains(&status) => Ok(status),
+                                _ => Err(format!("'{text}' is not an HTTP status")),
+                            })
+                        })
+                    })
+                    .unwrap_or_default();
+                CheckProbe::Http { url, status }
+            }),
+            "tcp" => self.get(&mut f, "address", Self::text).map(|address| CheckProbe::Tcp { address }),
+            _ => {
+                let service = self.get(&mut f, "service", Self::text);
+                let command = self.get(&mut f, "command", Self::command);
+                service.clone().zip(command).map(|(service, command)| CheckProbe::Exec { service, command })
+            }
+        };
+        if probe.is_none() {
+            let needs = match kind {
+                "http" => "needs url, e.g. \"http://{address}/\"",
+                "tcp" => "needs address, e.g. \"{address}:3306\"",
+                _ => "needs service and command",
+            };
+            self.error(node.line, path, needs);
+        }
+        let interval = self.get(&mut f, "interval", Self::duration).unwrap_or(Duration::from_secs(1));
+        let timeout = self.get(&mut f, "timeout", Self::duration).unwrap_or(Duration::from_secs(1));
+        let retries = self.get(&mut f, "retries", Self::number).unwrap_or(3);
+        let service = match &probe {
+            Some(CheckProbe::Exec { service, .. }) => Some(service.clone()),
+            _ => self.get(&mut f, "service", Self::text),
+        };
+        self.finish(f);
+        probe.map(|probe| Check { probe, interval, timeout, retries, service })
+    }
+
+    fn notify_target(&mut self, node: &Node, path: &str) -> Option<NotifyTarget> {
+        let mut outer = self.fields(node, path, "mail or webhook");
+        let mail = self.get(&mut outer, "mail", |r, n, p| {
+            let mut f = r.fields(n, p, "to, via");
+            let to = r.get(&mut f, "to", |r, n, p| r.one_or_more(n, p, Self::text)).unwrap_or_default();
+            let via = r.get(&mut f, "via", Self::text);
+            let from = r.get(&mut f, "from", Self::text);
+            r.finish(f);
+            if to.is_empty() || via.is_none() {
+                r.error(n.line, p, "needs to (recipients) and via, e.g. \"smtp://mail:25\"");
+            }
+            via.map(|via| NotifyTarget::Mail { to, via, from })
+        });
+        let webhook = self.get(&mut outer, "webhook", |r, n, p| {
+            let mut f = r.fields(n, p, "url");
+            let url = r.get(&mut f, "url", Self::text);
+            r.finish(f);
+            url.map(|url| NotifyTarget::Webhook { url })
+        });
+        if outer.entries.is_empty() {
+            self.error(node.line, path, "says nothing; give mail or webhook");
+        }
+        self.finish(outer);
+        mail.or(webhook)
+    }
+}
