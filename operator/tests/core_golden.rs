@@ -16,8 +16,8 @@ use baton_operator::core::timing::Timers;
 use baton_operator::status::NodeMode;
 use baton_replicator::api::{PeerStatus, VolumeStatus};
 use baton_replicator::types::{
-    BootId, ConnectionState, DiskState, Epoch, Generation, GroupName, Instant, Member, NodeName, Role, TermId,
-    VolumeName,
+    BootId, ConnectionState, DiskState, Epoch, Generation, GroupName, Instant, Member, NodeName, Role,
+    TermId, VolumeName,
 };
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -221,7 +221,10 @@ impl Script {
             }
         }
         for name in ["alpha", ME] {
-            self.record.nodes.entry(node(name)).or_insert_with(|| NodeKeys { lease: Some(7), ..NodeKeys::default() });
+            self.record
+                .nodes
+                .entry(node(name))
+                .or_insert_with(|| NodeKeys { lease: Some(7), ..NodeKeys::default() });
         }
         let candidates = vec![node("alpha"), node(ME)];
         let value = InSync { epoch: number, members, candidates, fresh: false };
@@ -255,7 +258,8 @@ impl Script {
                 None if *word == "acks" || *word == "acks-long" => {
                     let promise_ms = if *word == "acks" { 1500 } else { 10_000 };
                     let epoch = self.intent.epoch;
-                    beat.ack = Some(Ack { leader: node(ME), incarnation: 1, epoch, sent: self.now, promise_ms });
+                    beat.ack =
+                        Some(Ack { leader: node(ME), incarnation: 1, epoch, sent: self.now, promise_ms });
                 }
                 _ => panic!("unknown word {word}"),
             }
@@ -289,7 +293,8 @@ impl Script {
                 Some(("boot", b)) => r.boot = b.parse().expect("hexadecimal"),
                 Some(("required", "")) => r.required.clear(),
                 Some(("required", list)) => {
-                    r.required = list.split(',').map(|n| Member { node: node(n), boot: BootId(0xa) }).collect();
+                    r.required =
+                        list.split(',').map(|n| Member { node: node(n), boot: BootId(0xa) }).collect();
                 }
                 Some(("peer", text)) => {
                     let parts: Vec<&str> = text.split(':').collect();
@@ -364,7 +369,9 @@ impl Script {
 
     fn show(&mut self, action: &Action) {
         let text = match action {
-            Action::Persist(d) => format!("remember: knows {}, served {}, released {}", d.known, d.served, d.released),
+            Action::Persist(d) => {
+                format!("remember: knows {}, served {}, released {}", d.known, d.served, d.released)
+            }
             Action::Read(id) => {
                 self.asked.0 = *id;
                 "etcd: read".into()
@@ -409,7 +416,10 @@ fn show_part(part: &Part) -> String {
             let names: Vec<&str> = members.iter().map(NodeName::as_str).collect();
             let busy = if *busy { ", busy" } else { "" };
             let ask = ask.map_or(String::new(), |d| format!(", asks for {} s", d.as_secs()));
-            format!("lead with E = {names:?}, {}{busy}{ask}", if *serve { "may serve" } else { "may not serve yet" })
+            format!(
+                "lead with E = {names:?}, {}{busy}{ask}",
+                if *serve { "may serve" } else { "may not serve yet" }
+            )
         }
     }
 }
@@ -431,7 +441,8 @@ fn show_txn(txn: &Txn) -> String {
 /// Runs a script and returns it with the decisions as they are now.
 fn replay(text: &str) -> String {
     let has = |word: &str| text.lines().find_map(|l| l.strip_prefix(word)).map(str::trim);
-    let policy = if has("after_power_loss ") == Some("start") { AfterPowerLoss::Start } else { AfterPowerLoss::Wait };
+    let policy =
+        if has("after_power_loss ") == Some("start") { AfterPowerLoss::Start } else { AfterPowerLoss::Wait };
     let mut script = Script::new(has("served "), policy);
     let mut shown = String::new();
     for line in text.lines().filter(|l| !l.trim_start().starts_with("->")) {
@@ -472,7 +483,11 @@ fn every_transcript_is_what_the_core_decides() {
             std::fs::write(&path, &now).expect("writable");
         } else if now != text {
             let first = now.lines().zip(text.lines()).find(|(a, b)| a != b);
-            wrong.push(format!("{name}: decided {:?}, the file says {:?}", first.map(|f| f.0), first.map(|f| f.1)));
+            wrong.push(format!(
+                "{name}: decided {:?}, the file says {:?}",
+                first.map(|f| f.0),
+                first.map(|f| f.1)
+            ));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -187,7 +187,8 @@ impl Stage {
             }
             State::HandingOver => {
                 let mut s = serving();
-                s.core.handover = Some(Handover { to: node("a"), stopped: None, sent: false, failed: None });
+                s.core.handover =
+                    Some(Handover { to: Some(node("a")), stopped: None, sent: false, failed: None });
                 s.core.become_(State::HandingOver, "a test");
                 s
             }
@@ -288,7 +289,10 @@ fn the_legality_table_is_closed_and_every_state_is_reachable_and_left() {
     for from in State::ALL {
         assert!(!from.may_become(from), "{from:?} does not become itself");
         assert!(State::ALL.into_iter().any(|to| from.may_become(to)), "{from:?} can be left");
-        assert!(from == State::Joining || State::ALL.into_iter().any(|s| s.may_become(from)), "{from:?} is reachable");
+        assert!(
+            from == State::Joining || State::ALL.into_iter().any(|s| s.may_become(from)),
+            "{from:?} is reachable"
+        );
         assert!(!from.leads() || from.may_become(State::Standby), "{from:?} can be deposed");
         assert!(!from.may_become(State::Joining));
     }

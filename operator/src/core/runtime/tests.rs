@@ -1,9 +1,7 @@
 //! The runtime against a small model of the engine: every plan is also replayed from after each of its steps.
 
 use super::*;
-use baton_replicator::types::{
-    BootId, DiskState, Generation, GroupName, Role, TermId,
-};
+use baton_replicator::types::{BootId, DiskState, Epoch, Generation, GroupName, Role, TermId, VolumeName};
 
 const EPOCH: Epoch = Epoch { number: 3, term: TermId(3) };
 const RUN: Goal = Goal::Run { epoch: EPOCH, format: false };
@@ -83,7 +81,10 @@ impl Engine {
             ("db", ContainerState::Running) => Health::Healthy,
             _ => Health::None,
         };
-        self.containers.iter().map(|(n, s)| (n.clone(), Container { state: *s, health: health(n, *s) })).collect()
+        self.containers
+            .iter()
+            .map(|(n, s)| (n.clone(), Container { state: *s, health: health(n, *s) }))
+            .collect()
     }
 
     fn volumes(&self) -> Vec<VolumeStatus> {
@@ -164,7 +165,11 @@ fn nothing_starts_before_the_volume_is_primary_in_this_epoch() {
     engine.drive(&mut runtime, RUN, usize::MAX);
     assert!(engine.done.is_empty(), "{:?}", engine.done);
     let report = runtime.report();
-    assert_eq!((report.phase, report.reason.contains("waits for the volumes")), (Phase::Failed, true), "{report:?}");
+    assert_eq!(
+        (report.phase, report.reason.contains("waits for the volumes")),
+        (Phase::Failed, true),
+        "{report:?}"
+    );
 }
 
 #[test]
@@ -232,7 +237,11 @@ fn a_service_that_never_starts_fails_the_start_with_its_reason() {
     engine.drive(&mut runtime, RUN, usize::MAX);
     let report = runtime.report();
     assert_eq!(report.phase, Phase::Failed);
-    assert!(report.reason.contains("db failed 3 times") && report.reason.contains("it is broken"), "{}", report.reason);
+    assert!(
+        report.reason.contains("db failed 3 times") && report.reason.contains("it is broken"),
+        "{}",
+        report.reason
+    );
     engine.drive(&mut runtime, STOP, usize::MAX);
     assert_eq!(runtime.report().phase, Phase::Stopped);
 }
@@ -279,7 +288,10 @@ fn any_interrupted_sequence_reaches_its_goal() {
                         }
                         engine.drive(&mut runtime, second, usize::MAX);
                         let phase = runtime.report().phase;
-                        let case = format!("{first:?} {after} steps, crash {crash}, then {second:?}: {:?}", engine.done);
+                        let case = format!(
+                            "{first:?} {after} steps, crash {crash}, then {second:?}: {:?}",
+                            engine.done
+                        );
                         assert!(reached(second, phase), "{phase:?} after {case}");
                         let running = engine.containers.values().any(|s| *s == ContainerState::Running);
                         match second {

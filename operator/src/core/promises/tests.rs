@@ -21,7 +21,15 @@ fn epoch(number: u64) -> Epoch {
 
 fn core(name: &str, incarnation: u64, now: Instant) -> HeartbeatCore {
     let nodes = ["l", "s"].map(node);
-    HeartbeatCore::new(node(name), incarnation, Timers::default(), Rules::default(), nodes, [(web(), Instant::ZERO)], now)
+    HeartbeatCore::new(
+        node(name),
+        incarnation,
+        Timers::default(),
+        Rules::default(),
+        nodes,
+        [(web(), Instant::ZERO)],
+        now,
+    )
 }
 
 fn leads(number: u64, members: &[&str]) -> Intent {
@@ -134,12 +142,8 @@ fn echoes_of_another_life_epoch_or_the_future_entitle_nobody() {
     let beat = only(l.tick(ms(5000)));
     s.on_datagram(&node("l"), beat, ms(5000));
     let good = s.answer(ms(5000));
-    let wrong: [fn(&mut Ack); 4] = [
-        |a| a.incarnation = 9,
-        |a| a.epoch = epoch(3),
-        |a| a.sent = ms(9000),
-        |a| a.leader = node("s"),
-    ];
+    let wrong: [fn(&mut Ack); 4] =
+        [|a| a.incarnation = 9, |a| a.epoch = epoch(3), |a| a.sent = ms(9000), |a| a.leader = node("s")];
     for (i, spoil) in wrong.into_iter().enumerate() {
         let mut bad = good.clone();
         bad.seq += i as u64;
@@ -237,7 +241,11 @@ fn outside_its_lease_a_group_without_volumes_needs_every_candidate() {
     l.set_intent(&web(), with(None));
     assert_eq!(l.serve_until(&web(), ms(5000)), Some((epoch(1), Instant::ZERO)), "no lease, no promise");
     exchange(&mut l, &mut s, 5000, 0);
-    assert_eq!(l.serve_until(&web(), ms(5000)), Some((epoch(1), ms(6000))), "the candidate's promise will do");
+    assert_eq!(
+        l.serve_until(&web(), ms(5000)),
+        Some((epoch(1), ms(6000))),
+        "the candidate's promise will do"
+    );
 }
 
 #[test]
