@@ -189,6 +189,11 @@ impl GroupCore {
                 "group {group}: make sure that etcd holds the right record, then `baton recover {group}`"
             ));
         }
+        if let Some((who, epoch)) = &self.facts.beats.foreign {
+            return Some(format!(
+                "group {group}: {who} speaks of epoch {epoch}, which comes from another history than this node's"
+            ));
+        }
         match self.state {
             State::Fenced | State::Waiting => Some(format!("group {group}: {}", self.reason)),
             State::Failed => Some(format!("group {group}: {}; see the logs of its containers", self.reason)),

@@ -160,7 +160,7 @@ impl GroupCore {
             }
             Event::Fence(id, written) => self.ledger.on_fence(id, written, now),
             Event::Txn(id, outcome) => self.on_txn(id, &outcome),
-            Event::Changed => self.ledger.mark_stale(),
+            Event::Changed => self.ledger.look_again(),
             Event::Replicas(replicas) => self.on_replicas(replicas),
             Event::VolumeSet(volume, result) => self.on_volume_set(&volume, result),
             Event::Run(report) => self.run = report,
