@@ -309,7 +309,7 @@ impl Script {
                         reason: None,
                         boot: Some(parts[2].parse().expect("hexadecimal")),
                         disk: DiskState::DUnknown,
-                        resynced: parts.contains(&"resynced"),
+                        resynced: parts.contains(&"resynced") || parts.contains(&"settled"),
                         settled: parts.contains(&"settled"),
                         dirty_bytes: 0,
                         unacked_bytes: 0,

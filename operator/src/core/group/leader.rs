@@ -214,7 +214,9 @@ impl GroupCore {
     fn step_admission(&mut self) -> bool {
         if let Some(a) = self.admission.clone() {
             let node = &a.member.node;
+            // A connection that broke and came back has to resync first, and nothing waits for it meanwhile.
             let well = self.promises(node)
+                && self.all_volumes(node, |p| p.resynced)
                 && self.peer_boot(node) == Some(a.member.boot)
                 && self.lost(&a.member).is_none();
             if !well {
