@@ -64,7 +64,9 @@ fn a_leader_gets_promises_and_serve_until_grows_only_while_the_core_is_vouched_f
     b.lock().unwrap().set_intent(&web(), Intent { part, ..Intent::silent() });
 
     let (tell, told) = std::sync::mpsc::channel();
-    let sink = move |_: &GroupName, e: Epoch, until: Instant| drop(tell.send((e, until)));
+    let sink = move |_: &GroupName, e: Epoch, until: Instant| {
+        let _ = tell.send((e, until));
+    };
     let (thread_a, _) =
         HeartbeatThread::start(config("a", ip_a, "b", ip_b), sealer.clone(), Arc::clone(&a), sink).unwrap();
     let (_thread_b, _) =

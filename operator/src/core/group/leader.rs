@@ -1,12 +1,10 @@
-//! The leader's side: serving while entitled, fencing, the transactions that keep the record true, handing
-//! over and giving up.
+//! The leader's side: serving while entitled, fencing, and the transactions that keep the record true.
 
-use super::{Action, Admission, GroupCore, Handover, Severity, State};
+use super::{Action, Admission, GroupCore, Severity, State};
 use crate::core::record::{InSync, LeaderKey, LeaderWrite, LeaseRef, Outcome, Txn, TxnKind};
 use crate::core::rules::Rule;
 use crate::core::runtime::Phase;
-use crate::status::NodeMode;
-use baton_replicator::types::{Epoch, Instant, Member, NodeName, TermId};
+use baton_replicator::types::{Epoch, Member, NodeName};
 use std::time::Duration;
 
 /// A node on which the group failed is no successor for this long: two nodes must not throw a broken group
@@ -14,10 +12,6 @@ use std::time::Duration;
 const UNFIT: Duration = Duration::from_secs(60);
 /// A group that failed with nowhere to go is tried again after this.
 const RETRY_START: Duration = Duration::from_secs(5);
-/// A group stopped for a handover that cannot be sent is resumed after this.
-const HANDOVER_WAIT: Duration = Duration::from_secs(2);
-/// A preferred node must have been ready for this long before it gets the group back by itself.
-const FAILBACK_AFTER: Duration = Duration::from_secs(10);
 
 impl GroupCore {
     /// Becomes the leader of `epoch`, which etcd's record confirms.
@@ -100,9 +94,11 @@ impl GroupCore {
     }
 
     fn failed(&mut self) {
+        let why = self.run.reason.clone();
+        self.failure.clone_from(&why);
         self.unfit_until = self.now.plus(UNFIT);
         self.retry_at = self.now.plus(RETRY_START);
-        self.become_(State::Failed, self.run.reason.clone());
+        self.become_(State::Failed, why);
     }
 
     /// etcd's record still names this node's epoch, or nobody.
@@ -137,7 +133,7 @@ impl GroupCore {
     }
 
     /// Whose promise is missing, as a sentence.
-    fn missing(&self) -> String {
+    pub(super) fn missing(&self) -> String {
         if !self.guard_over() {
             return "leads, but serves only after its own last promise to another leader has run out".into();
         }
@@ -190,7 +186,7 @@ impl GroupCore {
         }
     }
 
-    fn insync(&self, change: impl FnOnce(&mut InSync)) -> Option<InSync> {
+    pub(super) fn insync(&self, change: impl FnOnce(&mut InSync)) -> Option<InSync> {
         let mut insync = self.view()?.insync.as_ref()?.value.clone();
         change(&mut insync);
         Some(insync)
@@ -218,7 +214,9 @@ impl GroupCore {
     fn step_admission(&mut self) -> bool {
         if let Some(a) = self.admission.clone() {
             let node = &a.member.node;
+            // A connection that broke and came back has to resync first, and nothing waits for it meanwhile.
             let well = self.promises(node)
+                && self.all_volumes(node, |p| p.resynced)
                 && self.peer_boot(node) == Some(a.member.boot)
                 && self.lost(&a.member).is_none();
             if !well {
@@ -343,205 +341,5 @@ impl GroupCore {
     fn tell(&mut self, what: &str, nodes: &[NodeName]) {
         let all: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
         self.out.push(Action::Event(Severity::Info, format!("{what} {}", all.join(", "))));
-    }
-
-    /// The successor wished for, ready or not, with the reason; none if the group may stay.
-    fn wish(&self) -> Option<(Option<NodeName>, String)> {
-        let view = self.view()?;
-        if view.mode(&self.cfg.me) == NodeMode::Maintenance {
-            return None;
-        }
-        if let Some(v) = self.disk_gone() {
-            return Some((None, format!("the disk of volume {} is gone", v.volume)));
-        }
-        if self.state == State::Failed {
-            return Some((None, format!("the group failed here: {}", self.run.reason)));
-        }
-        if let Some(why) = self.run.unusable.as_ref().or(self.run.wants_move.as_ref()) {
-            return Some((None, why.clone()));
-        }
-        if view.mode(&self.cfg.me) == NodeMode::Standby {
-            return Some((None, "this node is in standby mode".into()));
-        }
-        if let Some(target) = view.target.as_ref().filter(|t| **t != self.cfg.me) {
-            return Some((Some(target.clone()), "an operator asked for it".into()));
-        }
-        let best = self.cfg.prefer.first().filter(|n| self.cfg.auto_failback && **n != self.cfg.me)?;
-        let long = self.now.since(self.since) >= FAILBACK_AFTER;
-        (long && self.ready(best).is_ok()).then(|| (Some(best.clone()), "it is preferred".into()))
-    }
-
-    /// Whether a node could take the group over in good order.
-    fn ready(&self, node: &NodeName) -> Result<i64, String> {
-        let view = self.view().ok_or("etcd has not been read yet")?;
-        let member =
-            self.set.iter().find(|m| m.node == *node).ok_or_else(|| format!("{node} is not in sync"))?;
-        if view.mode(node) != NodeMode::Online {
-            return Err(format!("{node} is not online"));
-        }
-        if let Some(why) = self.lost(member) {
-            return Err(why);
-        }
-        let beat = self.facts.peers.get(node).and_then(|p| p.groups.get(&self.cfg.group));
-        if !self.promises(node) || !beat.is_some_and(|b| b.ready) {
-            return Err(format!("{node} says that it is not ready"));
-        }
-        if !self.all_volumes(node, |p| p.settled) && self.state == State::Serving {
-            return Err(format!("{node} has not settled"));
-        }
-        view.nodes.get(node).and_then(|n| n.lease).ok_or_else(|| format!("{node} has no lease in etcd"))
-    }
-
-    fn step_wish(&mut self) {
-        let Some((to, why)) = self.wish() else { return };
-        let candidates = to.map_or_else(|| self.cfg.nodes.clone(), |n| vec![n]);
-        let mut refusals = Vec::new();
-        for node in candidates.into_iter().filter(|n| *n != self.cfg.me) {
-            match self.ready(&node) {
-                Ok(_) if self.facts.etcd.reachable => {
-                    let text = format!("moves to {node}: {why}");
-                    self.handover =
-                        Some(Handover { to: Some(node), stopped: None, sent: false, failed: None });
-                    return self.become_(State::HandingOver, text);
-                }
-                Ok(_) => refusals.push("etcd is out of reach".to_owned()),
-                Err(refusal) => refusals.push(refusal),
-            }
-        }
-        if self.all_in_standby() && self.facts.etcd.reachable {
-            self.handover = Some(Handover { to: None, stopped: None, sent: false, failed: None });
-            return self.become_(State::HandingOver, "stops: every node is in standby mode");
-        }
-        self.note = Some(format!("should move ({why}), but {}", refusals.join(", ")));
-    }
-
-    /// A person has taken every node out of service, this one included.
-    fn all_in_standby(&self) -> bool {
-        self.view().is_some_and(|v| self.cfg.nodes.iter().all(|n| v.mode(n) == NodeMode::Standby))
-    }
-
-    fn step_handover(&mut self, entitled: bool) {
-        let Some(h) = self.handover.clone() else { return };
-        if h.sent && (self.ledger.in_flight().is_some() || !self.ledger.settled()) {
-            return;
-        }
-        // Settled, and the record still names this node: it did not happen.
-        if let Some(why) = h.failed.or_else(|| h.sent.then(|| "it was not confirmed".to_owned())) {
-            if self.ledger.settled() {
-                self.become_(State::Waiting, format!("handover failed, resumes: {why}"));
-            }
-            return;
-        }
-        if !entitled {
-            let text = format!("handover broken off: {}", self.missing());
-            return self.become_(State::Fenced, text);
-        }
-        let lost = |to: &NodeName| {
-            self.set.iter().find(|m| m.node == *to).map_or(Some("it left the set".into()), |m| self.lost(m))
-        };
-        if let Some(why) = h.to.as_ref().and_then(lost) {
-            return self.become_(State::Waiting, format!("handover broken off, resumes: {why}"));
-        }
-        if self.run.phase == Phase::Failed {
-            return self
-                .become_(State::Waiting, format!("handover broken off, resumes: {}", self.run.reason));
-        }
-        if !self.let_go() {
-            return;
-        }
-        let stopped = h.stopped.unwrap_or(self.now);
-        if let Some(h) = &mut self.handover {
-            h.stopped = Some(stopped);
-        }
-        if self.now.since(stopped) >= HANDOVER_WAIT {
-            return self.become_(State::Waiting, "handover broken off, resumes: etcd does not take it");
-        }
-        let stands = self.view().is_some_and(|v| v.leader.is_some());
-        if !(stands && self.ledger.free() && self.foreign.is_none()) {
-            return;
-        }
-        let Some(to) = h.to else {
-            if let Some(h) = &mut self.handover {
-                h.sent = true;
-            }
-            return self.send(TxnKind::Resign, LeaderWrite::Delete, None, false);
-        };
-        let lease = self.view().and_then(|v| v.nodes.get(&to)).and_then(|n| n.lease);
-        if let Some(lease) = lease {
-            self.send_handover(to, lease);
-        }
-    }
-
-    fn send_handover(&mut self, to: NodeName, lease: i64) {
-        let epoch = Epoch { number: self.known().number + 1, term: TermId(self.random) };
-        let insync = self.insync(|i| {
-            i.epoch = epoch;
-            i.fresh = false;
-        });
-        let reached = self.view().is_some_and(|v| v.target.as_ref() == Some(&to));
-        let key = LeaderKey { node: to.clone(), epoch, handed: true };
-        if let Some(h) = &mut self.handover {
-            h.sent = true;
-        }
-        self.send(TxnKind::Handover(to), LeaderWrite::Put(key, LeaseRef::Of(lease)), insync, reached);
-    }
-
-    /// The group is unusable here, etcd is out of reach here but not for another member: why.
-    fn must_release(&self) -> Option<String> {
-        if !self.rules.on(Rule::Release) || self.facts.etcd.reachable || self.state == State::HandingOver {
-            return None;
-        }
-        let near = |at: Instant| self.now.since(at) <= self.cfg.timers.warntime;
-        let could =
-            |n: &NodeName| self.facts.peers.get(n).is_some_and(|p| p.etcd && p.heard.is_some_and(near));
-        if !self.promisers().iter().any(could) {
-            return None;
-        }
-        let disk = self.disk_gone().map(|v| format!("the disk of volume {} is gone", v.volume));
-        disk.or_else(|| self.frozen()).or_else(|| self.run.unusable.clone())
-    }
-
-    /// Fences itself and gives its epoch up, durably.
-    fn release(&mut self, why: &str) {
-        self.durable.released = self.epoch;
-        self.persist();
-        self.become_(
-            State::Standby,
-            format!("released epoch {}: {why}, and etcd is out of reach", self.epoch),
-        );
-    }
-
-    /// What a person should do, if anything.
-    pub(super) fn advice(&self) -> Option<String> {
-        let group = &self.cfg.group;
-        if self.foreign.is_some() {
-            return Some(format!(
-                "group {group}: make sure that etcd holds the right record, then `baton recover {group}`"
-            ));
-        }
-        match self.state {
-            State::Fenced | State::Waiting => Some(format!("group {group}: {}", self.reason)),
-            State::Failed => Some(format!("group {group}: {}; see the logs of its containers", self.reason)),
-            State::Standby if self.leaderless() => {
-                let who = self.view().map(|v| super::standby::names(v.members())).unwrap_or_default();
-                let only = if who.is_empty() {
-                    String::new()
-                } else {
-                    format!("; start {who}: only there is every write")
-                };
-                Some(format!("group {group} has no leader: {}{only}", self.reason))
-            }
-            State::Joining
-            | State::Standby
-            | State::Campaigning
-            | State::Starting
-            | State::Serving
-            | State::HandingOver => None,
-        }
-    }
-
-    fn leaderless(&self) -> bool {
-        let silent = self.now.since(self.facts.beats.last_holds.max(self.silence_from));
-        silent >= self.cfg.timers.deadtime * 2
     }
 }

@@ -43,6 +43,7 @@ pub(super) struct Ledger {
     op: Op,
     unsettled: bool,
     stale: bool,
+    look: bool,
     retry_at: Instant,
     next_id: u64,
     view: Option<Record>,
@@ -56,6 +57,7 @@ impl Ledger {
             op: Op::Idle,
             unsettled: rules.on(Rule::Settle),
             stale: true,
+            look: false,
             retry_at: Instant::ZERO,
             next_id: 1,
             view: None,
@@ -102,6 +104,11 @@ impl Ledger {
         self.stale = true;
     }
 
+    /// Something may have changed: read soon. Transactions need not wait for that, their guards notice.
+    pub(super) fn look_again(&mut self) {
+        self.look = true;
+    }
+
     /// Settle again before anything else (another etcd answered).
     pub(super) fn mark_unsettled(&mut self) {
         self.unsettled = true;
@@ -138,9 +145,10 @@ impl Ledger {
             self.op = Op::Fencing { id };
             return Some(Ask::Fence { id });
         }
-        if self.stale || now.since(self.answered) >= REREAD {
+        if self.stale || self.look || now.since(self.answered) >= REREAD {
             let id = self.next_id();
             self.op = Op::Reading { id, asked: now };
+            self.look = false;
             return Some(Ask::Read { id });
         }
         None

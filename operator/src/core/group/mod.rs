@@ -24,6 +24,8 @@
 //!
 //! If the process dies, [`Durable`] and etcd decide whether the group is resumed in place.
 
+mod handover;
+mod identity;
 mod leader;
 mod ledger;
 mod standby;
@@ -89,6 +91,7 @@ pub struct GroupCore {
     admission: Option<Admission>,
     handover: Option<Handover>,
     foreign: Option<String>,
+    failure: String,
     unfit_until: Instant,
     retry_at: Instant,
     restarting: bool,
@@ -135,6 +138,7 @@ impl GroupCore {
             admission: None,
             handover: None,
             foreign: None,
+            failure: String::new(),
             unfit_until: Instant::ZERO,
             retry_at: Instant::ZERO,
             restarting: false,
@@ -156,7 +160,7 @@ impl GroupCore {
             }
             Event::Fence(id, written) => self.ledger.on_fence(id, written, now),
             Event::Txn(id, outcome) => self.on_txn(id, &outcome),
-            Event::Changed => self.ledger.mark_stale(),
+            Event::Changed => self.ledger.look_again(),
             Event::Replicas(replicas) => self.on_replicas(replicas),
             Event::VolumeSet(volume, result) => self.on_volume_set(&volume, result),
             Event::Run(report) => self.run = report,
@@ -288,7 +292,13 @@ impl GroupCore {
     fn become_(&mut self, next: State, reason: impl Into<String>) {
         assert!(self.state.may_become(next), "{:?} may not become {next:?}", self.state);
         self.reason = reason.into();
+        // The report is about what was wanted before.
+        if self.run.phase == Phase::Failed {
+            self.run.phase = if next == State::Starting { Phase::Starting } else { Phase::Stopping };
+        }
+        let dethroned = self.state.leads() && self.state != State::HandingOver;
         let severity = match next {
+            State::Standby if dethroned => Severity::Critical,
             State::Fenced | State::Failed => Severity::Critical,
             State::Campaigning => Severity::Warning,
             State::Joining
@@ -329,100 +339,6 @@ impl GroupCore {
             }
         }
         best
-    }
-
-    /// Remembers the highest epoch durably, and judges whether the record is older than what is known.
-    fn learn(&mut self) {
-        let known = self.known();
-        if known.number > self.durable.known.number {
-            self.durable.known = known;
-            self.known_since = self.now;
-            self.persist();
-        }
-        if !self.ledger.settled() || !self.rules.on(Rule::Identity) {
-            return;
-        }
-        let Some(view) = self.view() else { return };
-        let in_force = view.epoch();
-        if in_force.number < known.number {
-            if self.ledger.asked() <= self.known_since {
-                self.ledger.mark_stale();
-            } else if self.foreign.is_none() {
-                let text =
-                    format!("etcd knows epoch {in_force} at most, but epoch {known} was in force already");
-                self.found_foreign(text);
-            }
-        } else if in_force.number == known.number && in_force != known && self.foreign.is_none() {
-            self.found_foreign(format!(
-                "etcd says epoch {in_force}, but this cluster has known epoch {known}"
-            ));
-        }
-        self.trust_rewritten();
-    }
-
-    /// A record has been read: is it the etcd we knew, and did the leader change?
-    fn on_view(&mut self) {
-        let Some(view) = self.view() else { return };
-        let (cluster, revision) = (view.cluster_id, view.revision);
-        let newest = [view.leader.as_ref().map(|l| l.revision), view.insync.as_ref().map(|i| i.revision)];
-        let newest = newest.into_iter().flatten().max().unwrap_or(0);
-        let leader = view.leader.as_ref().map_or(0, |l| l.revision);
-        if self.rules.on(Rule::Identity) && self.foreign.is_none() {
-            if self.durable.cluster_id != 0 && self.durable.cluster_id != cluster {
-                let text = format!(
-                    "etcd is another cluster ({cluster:x}) than before ({:x})",
-                    self.durable.cluster_id
-                );
-                self.found_foreign(text);
-            } else if revision < self.durable.revision {
-                let text =
-                    format!("etcd is at revision {revision}, but {} was seen already", self.durable.revision);
-                self.found_foreign(text);
-            }
-        }
-        if self.foreign.is_none() && (newest > self.durable.revision || self.durable.cluster_id == 0) {
-            self.durable.cluster_id = cluster;
-            self.durable.revision = self.durable.revision.max(newest);
-            self.persist();
-        }
-        if leader != 0 && leader != self.leader_rev {
-            if self.leader_rev != 0 || self.rules.on(Rule::StartAck) {
-                self.silence_from = self.now;
-            }
-            self.leader_rev = leader;
-        }
-    }
-
-    fn found_foreign(&mut self, why: String) {
-        let text = format!("{why}: no automatic takeover, re-creation or removal");
-        self.out.push(Action::Event(Severity::Critical, text));
-        self.foreign = Some(why);
-        self.ledger.mark_unsettled();
-    }
-
-    /// A standby trusts an etcd again once the serving leader says that it wrote the record found there.
-    fn trust_rewritten(&mut self) {
-        if self.foreign.is_none() || self.state.leads() {
-            return;
-        }
-        let Some(view) = self.view() else { return };
-        let Some(insync) = &view.insync else { return };
-        let Some((leader, epoch, at)) = &self.facts.beats.leader_heard else { return };
-        let beat = self.facts.peers.get(leader).and_then(|p| p.groups.get(&self.cfg.group));
-        let fresh = self.now.since(*at) <= self.cfg.timers.warntime;
-        let same = beat.is_some_and(|b| b.leading && b.insync_rev == insync.revision);
-        if fresh && same && insync.value.epoch == *epoch && view.epoch() == self.known() {
-            self.recover();
-        }
-    }
-
-    fn recover(&mut self) {
-        let Some((cluster, revision)) = self.view().map(|v| (v.cluster_id, v.revision)) else { return };
-        self.durable.cluster_id = cluster;
-        self.durable.revision = revision;
-        self.foreign = None;
-        self.persist();
-        self.out.push(Action::Event(Severity::Info, "the record in etcd is trusted again".into()));
     }
 
     fn persist(&mut self) {

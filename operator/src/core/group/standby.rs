@@ -1,6 +1,6 @@
 //! The standby's side: joining after a start, acknowledging, and taking over.
 //!
-//! [`GroupCore::eligible`] is the whole rule of who may take over when; its refusals are the sentences that
+//! `GroupCore::eligible` is the whole rule of who may take over when; its refusals are the sentences that
 //! status shows.
 
 use super::{Action, GroupCore, Severity, State};
@@ -198,6 +198,9 @@ impl GroupCore {
         if view.insync.is_some() && !self.boot_current() {
             return Err("not in sync: it rebooted since".into());
         }
+        if let Some(why) = self.unfit_volume() {
+            return Err(why);
+        }
         if !self.run.prepared {
             return Err("its containers are not prepared yet".into());
         }
@@ -221,11 +224,16 @@ impl GroupCore {
         if self.run.phase != Phase::Stopped {
             return Err("what ran here before is still being stopped".into());
         }
-        self.unfit_volume().map_or(Ok(()), Err)
+        Ok(())
     }
 
     /// Whether this node may take over now, and on which path; else why not.
     pub(super) fn eligible(&self) -> Result<Path, String> {
+        let path = self.path()?;
+        self.unfit_volume().map_or(Ok(path), Err)
+    }
+
+    fn path(&self) -> Result<Path, String> {
         if !self.ledger.settled() {
             return Err("etcd has to be read first".into());
         }

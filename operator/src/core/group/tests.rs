@@ -1,1 +1,333 @@
+//! The table of states and the answer of every state to every event.
 
+use super::volumes::fold_boots;
+use super::*;
+use crate::core::record::{InSync, LeaderKey, NodeKeys, Outcome, Versioned};
+use crate::core::timing::Timers;
+use baton_replicator::api::PeerStatus;
+use baton_replicator::types::{ConnectionState, DiskState, Generation, GroupName, Role, TermId};
+use std::sync::Arc;
+
+fn node(name: &str) -> NodeName {
+    NodeName::new(name).expect("name")
+}
+
+fn ms(n: u64) -> Instant {
+    Instant(n * 1_000_000)
+}
+
+const EPOCH: Epoch = Epoch { number: 3, term: TermId(3) };
+
+fn config() -> GroupConfig {
+    GroupConfig {
+        group: GroupName::new("web").expect("name"),
+        me: node("b"),
+        nodes: vec![node("a"), node("b")],
+        prefer: vec![],
+        volumes: vec![VolumeName::new("store").expect("name")],
+        auto_failback: false,
+        after_power_loss: AfterPowerLoss::Wait,
+        timers: Timers::default(),
+    }
+}
+
+fn member(name: &str, boot: u64) -> Member {
+    Member { node: node(name), boot: BootId(boot) }
+}
+
+fn record(leader: Option<&str>, epoch: Epoch) -> Record {
+    let key = |name: &str| Versioned {
+        value: LeaderKey { node: node(name), epoch, handed: false },
+        revision: 10,
+        lease: 7,
+    };
+    let value = InSync {
+        epoch,
+        members: vec![member("a", 1), member("b", 2)],
+        candidates: vec![node("a"), node("b")],
+        fresh: false,
+    };
+    let keys = NodeKeys { lease: Some(7), ..NodeKeys::default() };
+    Record {
+        cluster_id: 1,
+        revision: 20,
+        leader: leader.map(key),
+        insync: Some(Versioned { value, revision: 10, lease: 0 }),
+        fence_rev: 5,
+        target: None,
+        nodes: BTreeMap::from([(node("a"), keys.clone()), (node("b"), keys)]),
+    }
+}
+
+fn replica(role: Role) -> VolumeStatus {
+    let peer = PeerStatus {
+        node: node("a"),
+        connection: ConnectionState::Connected,
+        reason: None,
+        boot: Some(BootId(1)),
+        disk: DiskState::UpToDate,
+        resynced: true,
+        settled: true,
+        dirty_bytes: 0,
+        unacked_bytes: 0,
+        oldest_unacked_ms: 0,
+        lag_us: 0,
+        resync: None,
+    };
+    VolumeStatus {
+        volume: VolumeName::new("store").expect("name"),
+        group: GroupName::new("web").expect("name"),
+        size_bytes: 4096,
+        role,
+        epoch: EPOCH,
+        disk: DiskState::UpToDate,
+        generation: Generation(1),
+        boot: BootId(2),
+        device: None,
+        filesystem: None,
+        frozen: None,
+        frozen_since: None,
+        required: vec![member("a", 1)],
+        peers: vec![peer],
+        activity_log_extents: 0,
+        counters: Default::default(),
+        alarms: Vec::new(),
+    }
+}
+
+fn report(phase: Phase) -> Event {
+    let free = phase == Phase::Stopped;
+    Event::Run(RunReport { phase, free, prepared: true, ..RunReport::default() })
+}
+
+/// A tick: promises of `a` are good until then, silence began at `holds`, and so on.
+fn tick(now: u64, serve_until: Option<u64>, holds: u64, highest: Epoch) -> Event {
+    let promise = crate::core::promises::Promise { sent: ms(now), good_until: ms(now + 1000) };
+    let beats = GroupFacts {
+        promised_until: ms(0),
+        last_holds: ms(holds),
+        highest,
+        promises: BTreeMap::from([(node("a"), promise)]),
+        serve_until: serve_until.map(ms),
+        ..GroupFacts::default()
+    };
+    let etcd = EtcdFacts { reachable: true, lease: 7, lease_until: ms(now + 4000) };
+    Event::Tick(Box::new(Facts { beats, peers: Arc::default(), etcd }))
+}
+
+struct Stage {
+    core: GroupCore,
+    now: u64,
+    actions: Vec<Action>,
+}
+
+impl Stage {
+    fn feed(&mut self, event: Event) {
+        self.actions = self.core.handle(event, ms(self.now), 0x5eed);
+    }
+
+    fn asked(&self, which: fn(&Action) -> Option<u64>) -> u64 {
+        self.actions.iter().find_map(which).expect("was asked")
+    }
+
+    fn join(served: Epoch, record: Record, role: Role) -> Self {
+        let durable = Durable { served, known: EPOCH, ..Durable::default() };
+        let core = GroupCore::new(config(), durable, Rules::default(), ms(0));
+        let mut s = Self { core, now: 10, actions: Vec::new() };
+        s.feed(Event::Replicas(Some(vec![replica(role)])));
+        let id = s.asked(|a| if let Action::WriteFence(id) = a { Some(*id) } else { None });
+        s.feed(tick(10, None, 10, EPOCH));
+        s.feed(Event::Fence(id, true));
+        let id = s.asked(|a| if let Action::Read(id) = a { Some(*id) } else { None });
+        s.feed(Event::Record(id, Some(Box::new(record))));
+        s
+    }
+
+    /// A node in the given state, reached by events alone.
+    fn at(state: State) -> Self {
+        let leading = || {
+            let mut s = Self::join(EPOCH, record(Some("b"), EPOCH), Role::Primary);
+            s.now = 100;
+            s
+        };
+        let serving = || {
+            let mut s = leading();
+            s.feed(tick(100, Some(1100), 10, EPOCH));
+            s.feed(report(Phase::Running));
+            s
+        };
+        let s = match state {
+            State::Joining => {
+                let core = GroupCore::new(config(), Durable::default(), Rules::default(), ms(0));
+                Self { core, now: 10, actions: Vec::new() }
+            }
+            State::Standby => {
+                let mut s = Self::join(Epoch::ZERO, record(Some("a"), EPOCH), Role::Secondary);
+                s.feed(report(Phase::Stopped));
+                s
+            }
+            State::Campaigning => {
+                let mut s = Self::at(State::Standby);
+                s.now = 1700;
+                s.feed(tick(1700, None, 10, EPOCH));
+                s
+            }
+            State::Waiting => leading(),
+            State::Starting => {
+                let mut s = leading();
+                s.feed(tick(100, Some(1100), 10, EPOCH));
+                s
+            }
+            State::Serving => serving(),
+            State::Fenced => {
+                let mut s = serving();
+                s.now = 1200;
+                s.feed(tick(1200, Some(1100), 10, EPOCH));
+                s
+            }
+            State::HandingOver => {
+                let mut s = serving();
+                s.core.handover =
+                    Some(Handover { to: Some(node("a")), stopped: None, sent: false, failed: None });
+                s.core.become_(State::HandingOver, "a test");
+                s
+            }
+            State::Failed => {
+                let mut s = leading();
+                s.feed(tick(100, Some(1100), 10, EPOCH));
+                s.feed(report(Phase::Failed));
+                s
+            }
+        };
+        assert_eq!(s.core.state(), state);
+        s
+    }
+}
+
+fn events() -> Vec<(&'static str, Event)> {
+    let higher = Epoch { number: 9, term: TermId(9) };
+    let mut other = replica(Role::Primary);
+    other.boot = BootId(99);
+    vec![
+        ("tick, entitled", tick(1500, Some(9000), 1500, EPOCH)),
+        ("tick, not entitled", tick(1500, Some(100), 0, EPOCH)),
+        ("tick, silence", tick(5000, None, 0, EPOCH)),
+        ("tick, higher epoch", tick(1500, None, 1500, higher)),
+        ("no record", Event::Record(999, None)),
+        ("a record nobody asked for", Event::Record(999, Some(Box::new(record(None, higher))))),
+        ("fence written", Event::Fence(999, true)),
+        ("fence failed", Event::Fence(999, false)),
+        ("stray outcome", Event::Txn(999, Outcome::Committed { revision: 99 })),
+        ("changed", Event::Changed),
+        ("replicator gone", Event::Replicas(None)),
+        ("no volumes", Event::Replicas(Some(Vec::new()))),
+        ("secondary", Event::Replicas(Some(vec![replica(Role::Secondary)]))),
+        ("primary", Event::Replicas(Some(vec![replica(Role::Primary)]))),
+        ("another boot id", Event::Replicas(Some(vec![other]))),
+        ("volume set", Event::VolumeSet(VolumeName::new("store").expect("name"), Ok(()))),
+        ("volume refused", Event::VolumeSet(VolumeName::new("store").expect("name"), Err("no".into()))),
+        ("stopped", report(Phase::Stopped)),
+        ("starting", report(Phase::Starting)),
+        ("running", report(Phase::Running)),
+        ("fenced", report(Phase::Fenced)),
+        ("failed", report(Phase::Failed)),
+        ("restarting", Event::Restarting),
+        ("recover", Event::Recover),
+    ]
+}
+
+/// Every state takes every event, twice, without leaving the legality table (which `become_` asserts), and what
+/// it says then fits where it stands.
+#[test]
+fn every_state_takes_every_event() {
+    let mut cases = 0;
+    for state in State::ALL {
+        for (name, event) in events() {
+            let mut s = Stage::at(state);
+            for _ in 0..2 {
+                s.now = s.now.max(1500) + 50;
+                s.feed(event.clone());
+                let core = &s.core;
+                let intent = core.intent();
+                let case = format!("{state:?} on {name}: {:?}", core.state());
+                match (&intent.part, core.state().leads()) {
+                    (Part::Leader { serve, .. }, true) => {
+                        assert!(*serve || !core.guard_over(), "{case}");
+                        assert_eq!(intent.epoch, EPOCH, "{case}");
+                    }
+                    (Part::Standby { acknowledge, .. }, false) => {
+                        assert!(!*acknowledge || core.state() == State::Standby, "{case}");
+                        assert!(!*acknowledge || !core.ledger.unsettled(), "{case}");
+                    }
+                    _ => panic!("{case}: {intent:?}"),
+                }
+                let runs = matches!(core.goal(), Goal::Run { .. });
+                assert_eq!(runs, matches!(core.state(), State::Starting | State::Serving), "{case}");
+                assert!(!core.view_of().reason.is_empty(), "{case}");
+                let sent = s.actions.iter().filter(|a| matches!(a, Action::Txn(_))).count();
+                assert!(sent <= 1, "{case}");
+            }
+            cases += 1;
+        }
+    }
+    assert_eq!(cases, State::ALL.len() * events().len());
+}
+
+#[test]
+fn a_higher_epoch_dethrones_from_every_leading_state() {
+    let higher = Epoch { number: 9, term: TermId(9) };
+    for state in State::ALL.into_iter().filter(|s| s.leads()) {
+        let mut s = Stage::at(state);
+        s.feed(tick(s.now, Some(s.now + 900), 0, higher));
+        assert_eq!(s.core.state(), State::Standby, "{state:?}");
+        assert_eq!(s.core.goal(), Goal::Stop { force: true });
+    }
+}
+
+#[test]
+fn the_legality_table_is_closed_and_every_state_is_reachable_and_left() {
+    for from in State::ALL {
+        assert!(!from.may_become(from), "{from:?} does not become itself");
+        assert!(State::ALL.into_iter().any(|to| from.may_become(to)), "{from:?} can be left");
+        assert!(
+            from == State::Joining || State::ALL.into_iter().any(|s| s.may_become(from)),
+            "{from:?} is reachable"
+        );
+        assert!(!from.leads() || from.may_become(State::Standby), "{from:?} can be deposed");
+        assert!(!from.may_become(State::Joining));
+    }
+}
+
+#[test]
+fn serving_is_left_at_once_when_the_deadline_has_passed() {
+    let mut s = Stage::at(State::Serving);
+    s.now = 1100;
+    s.feed(tick(1100, Some(1100), 10, EPOCH));
+    assert_eq!((s.core.state(), s.core.goal()), (State::Fenced, Goal::Fence));
+    s.now = 1100 + 10_000;
+    s.feed(tick(s.now, Some(1100), 10, EPOCH));
+    assert_eq!(s.core.goal(), Goal::Stop { force: true }, "stopped after fence_stop");
+}
+
+#[test]
+fn without_a_lease_no_key_is_ever_written() {
+    let mut s = Stage::at(State::Standby);
+    s.now = 3000;
+    let Event::Tick(mut facts) = tick(3000, None, 0, EPOCH) else { unreachable!() };
+    facts.etcd.lease = 0;
+    s.feed(Event::Tick(facts));
+    assert_eq!(s.core.state(), State::Standby);
+    assert!(s.core.view_of().reason.contains("lease"), "{}", s.core.view_of().reason);
+}
+
+#[test]
+fn boot_ids_fold_to_one_that_changes_with_each() {
+    let id = |n: u64| BootId(n);
+    assert_eq!(fold_boots([id(7)]), Some(id(7)));
+    assert_eq!(fold_boots([]), None);
+    assert_eq!(fold_boots([id(7), id(0)]), None, "one is not known yet");
+    let both = fold_boots([id(7), id(9)]);
+    assert_ne!(both, fold_boots([id(9), id(7)]));
+    assert_ne!(both, fold_boots([id(7), id(10)]));
+    assert_ne!(both, fold_boots([id(8), id(9)]));
+}

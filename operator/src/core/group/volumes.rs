@@ -116,7 +116,8 @@ impl GroupCore {
         let lost = |node: &NodeName| {
             self.volumes().into_iter().flatten().any(|v| {
                 let peer = v.peers.iter().find(|p| p.node == *node);
-                v.role == Role::Primary && peer.is_none_or(|p| !connected(p.connection))
+                // One that has to resync holds writes up just as one that is away.
+                v.role == Role::Primary && peer.is_none_or(|p| !connected(p.connection) || !p.resynced)
             })
         };
         for node in &self.cfg.nodes {

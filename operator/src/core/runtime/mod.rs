@@ -20,9 +20,15 @@
 mod plan;
 #[cfg(test)]
 mod tests;
+mod types;
+
+pub use types::{
+    Container, ContainerState, Goal, Health, Need, Phase, RunEvent, RunReport, RuntimeConfig, ServicePlan,
+    Step, VolumePlan,
+};
 
 use baton_replicator::api::VolumeStatus;
-use baton_replicator::types::{Epoch, Instant, VolumeName};
+use baton_replicator::types::Instant;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -30,189 +36,6 @@ use std::time::Duration;
 const RETRY: Duration = Duration::from_millis(500);
 /// Pause before containers are prepared again: pulling an image that is not there takes long and can wait.
 const RETRY_PREPARE: Duration = Duration::from_secs(10);
-
-/// When a dependency is satisfied, as Compose means it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Need {
-    /// `service_started`.
-    Started,
-    /// `service_healthy`.
-    Healthy,
-    /// `service_completed_successfully`.
-    Completed,
-}
-
-/// A service of the group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServicePlan {
-    /// Its name in the specification.
-    pub name: String,
-    /// What it depends on.
-    pub after: Vec<(String, Need)>,
-}
-
-/// A volume of the group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VolumePlan {
-    /// The volume.
-    pub volume: VolumeName,
-    /// Filesystem to make at the first start; none for a raw device.
-    pub filesystem: Option<String>,
-}
-
-/// What a group consists of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuntimeConfig {
-    /// Volumes.
-    pub volumes: Vec<VolumePlan>,
-    /// Whether there are addresses.
-    pub addresses: bool,
-    /// Services, in the order of the specification.
-    pub services: Vec<ServicePlan>,
-    /// Failures of a service within `failure_timeout` that make the group want to move.
-    pub migration_threshold: u32,
-    /// See `migration_threshold`.
-    pub failure_timeout: Duration,
-    /// A start that takes longer has failed.
-    pub start_timeout: Duration,
-}
-
-/// What the leadership core wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Goal {
-    /// Change nothing yet, only look.
-    Hold,
-    /// Run.
-    Run {
-        /// The volumes must be primary in this epoch.
-        epoch: Epoch,
-        /// A blank volume may be formatted.
-        format: bool,
-    },
-    /// Serve nobody, keep everything for a quick return.
-    Fence,
-    /// Stop everything; then keep containers created.
-    Stop {
-        /// At once: addresses first, containers killed.
-        force: bool,
-    },
-}
-
-/// State of a container as the engine reports it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ContainerState {
-    /// There is none.
-    Missing,
-    /// Created, never started.
-    Created,
-    /// Runs (or is being restarted by the engine).
-    Running,
-    /// Paused.
-    Paused,
-    /// Ended with this code.
-    Exited(i64),
-}
-
-/// Health as the engine reports it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// No health check.
-    None,
-    /// Not known yet.
-    Starting,
-    /// Fine.
-    Healthy,
-    /// Not.
-    Unhealthy,
-}
-
-/// A container as observed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Container {
-    /// Its state.
-    pub state: ContainerState,
-    /// Its health.
-    pub health: Health,
-}
-
-/// One thing to do. Idempotent; bounded by the adapter, which always reports an outcome.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
-    /// Make the filesystem of a blank volume.
-    Format(VolumeName),
-    /// Add and announce the addresses.
-    AddAddresses,
-    /// Remove the addresses.
-    RemoveAddresses,
-    /// Pull images, create networks, volumes and all containers, without starting them.
-    Prepare,
-    /// Create if needed and start a service.
-    Start(String),
-    /// Stop and start a service again.
-    Restart(String),
-    /// Stop a service within its grace period.
-    Stop(String),
-    /// Kill a service's container, paused or not.
-    Kill(String),
-    /// Pause a service's container.
-    Pause(String),
-    /// Let a paused container go on.
-    Unpause(String),
-}
-
-/// Something happened.
-#[derive(Clone, Debug)]
-pub enum RunEvent {
-    /// Time passed.
-    Tick,
-    /// The goal, each time the leadership core has decided.
-    Goal(Goal),
-    /// The volumes as the replicator sees them.
-    Volumes(Vec<VolumeStatus>),
-    /// All containers of the group as the engine sees them; none if it does not answer.
-    Containers(Option<BTreeMap<String, Container>>),
-    /// A step ended.
-    Done(Step, Result<(), String>),
-    /// A check of the group failed (HTTP and the like): counts as a failure of the named thing.
-    CheckFailed(String),
-}
-
-/// How far the runtime is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Phase {
-    /// Nothing runs, no address is there.
-    Stopped,
-    /// On the way to running.
-    Starting,
-    /// Everything runs.
-    Running,
-    /// On the way to stopped. Also before anything has been observed.
-    #[default]
-    Stopping,
-    /// On the way to fenced.
-    Fencing,
-    /// No address, nothing executes.
-    Fenced,
-    /// Could not be started (or not be stopped).
-    Failed,
-}
-
-/// The runtime as the leadership core sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RunReport {
-    /// How far.
-    pub phase: Phase,
-    /// No container executes and no address is there: volumes may be let go.
-    pub free: bool,
-    /// All containers exist, so that a takeover only starts them.
-    pub prepared: bool,
-    /// The group would be better off elsewhere: why.
-    pub wants_move: Option<String>,
-    /// The group cannot be reached here at all (its link is down): why.
-    pub unusable: Option<String>,
-    /// Why the phase is what it is.
-    pub reason: String,
-}
 
 /// Start, stop and fence of one group on one node.
 pub struct Runtime {
@@ -513,39 +336,6 @@ impl Runtime {
             Goal::Fence => Phase::Fencing,
             Goal::Stop { .. } if self.free() => Phase::Stopped,
             Goal::Stop { .. } => Phase::Stopping,
-        }
-    }
-}
-
-impl Step {
-    /// The service a step changes.
-    #[must_use]
-    pub fn service(&self) -> Option<&str> {
-        match self {
-            Self::Start(s)
-            | Self::Restart(s)
-            | Self::Stop(s)
-            | Self::Kill(s)
-            | Self::Pause(s)
-            | Self::Unpause(s) => Some(s),
-            Self::Format(_) | Self::AddAddresses | Self::RemoveAddresses | Self::Prepare => None,
-        }
-    }
-
-    /// The word for people.
-    #[must_use]
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Format(_) => "format",
-            Self::AddAddresses => "add addresses",
-            Self::RemoveAddresses => "remove addresses",
-            Self::Prepare => "prepare containers",
-            Self::Start(_) => "start",
-            Self::Restart(_) => "restart",
-            Self::Stop(_) => "stop",
-            Self::Kill(_) => "kill",
-            Self::Pause(_) => "pause",
-            Self::Unpause(_) => "unpause",
         }
     }
 }

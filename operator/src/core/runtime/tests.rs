@@ -1,7 +1,7 @@
 //! The runtime against a small model of the engine: every plan is also replayed from after each of its steps.
 
 use super::*;
-use baton_replicator::types::{BootId, DiskState, Generation, GroupName, Role, TermId};
+use baton_replicator::types::{BootId, DiskState, Epoch, Generation, GroupName, Role, TermId, VolumeName};
 
 const EPOCH: Epoch = Epoch { number: 3, term: TermId(3) };
 const RUN: Goal = Goal::Run { epoch: EPOCH, format: false };

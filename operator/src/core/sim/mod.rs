@@ -4,13 +4,19 @@
 //! * [`etcd`]: linearizable, with leases, late and lost requests, and restores.
 //! * [`replica`]: volumes with required sets, boot ids, volatile and durable writes.
 //! * [`unit`]: the cores of one group on one node put together as the driver does it.
-//! * [`world`]: hosts with drifting clocks, lossy links, crashes; checks the invariants after every step.
-//! * `scenarios`: every row of the traps that needs no data path, by name; `seeds`: random faults, then healing.
+//! * [`world`]: hosts with drifting clocks, lossy links; checks the invariants after every step. [`faults`]: what
+//!   can be done to it. [`data`]: writes and resyncs in miniature.
+//! * [`scenarios`]: what operators see; [`traps`]: each with and without its rule; [`seeds`]: random faults, then
+//!   healing.
 
+mod data;
 mod etcd;
+mod faults;
+mod flights;
 mod replica;
 mod scenarios;
 mod seeds;
+mod traps;
 mod unit;
 mod world;
 

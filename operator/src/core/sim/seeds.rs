@@ -52,10 +52,10 @@ fn disturb(w: &mut World) {
 fn one(seed: u64) {
     let opts = Options {
         nodes: 2 + (seed % 2) as usize,
-        volume: seed % 5 != 0,
+        volume: !seed.is_multiple_of(5),
         seed,
         drift: true,
-        after_power_loss: if seed % 3 == 0 { AfterPowerLoss::Start } else { AfterPowerLoss::Wait },
+        after_power_loss: if seed.is_multiple_of(3) { AfterPowerLoss::Start } else { AfterPowerLoss::Wait },
         ..Options::default()
     };
     let mut w = World::new(opts);

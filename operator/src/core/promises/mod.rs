@@ -14,10 +14,17 @@
 //!
 //! If the process dies, promises given are forgotten: a start counts as having given one at that moment.
 
+mod group;
+#[cfg(test)]
+mod tests;
+mod types;
+
+pub use types::{GroupFacts, Intent, Part, PeerFacts, Promise, Verdict};
+
 use super::beat::{Ack, GroupBeat, HeartbeatMsg};
 use super::rules::{Rule, Rules};
 use super::timing::Timers;
-use baton_replicator::types::{BootId, Epoch, EpochRelation, GroupName, Instant, NodeName};
+use baton_replicator::types::{Epoch, GroupName, Instant, NodeName};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -25,138 +32,6 @@ use std::time::Duration;
 const RETIRED: usize = 8;
 /// Half the window over which the longest silence is reported ("in the last minute").
 const GAP_WINDOW: Duration = Duration::from_secs(30);
-
-/// What the decision core wants the heartbeats of one group to say and do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Intent {
-    /// Highest epoch the core knows; its own while it leads.
-    pub epoch: Epoch,
-    /// Leader or standby.
-    pub part: Part,
-    /// Epoch durably given up.
-    pub released: Option<Epoch>,
-    /// Could start the group now.
-    pub ready: bool,
-    /// `GroupState` as a number.
-    pub state: u8,
-    /// Boot id for the group; zero if unknown.
-    pub boot: BootId,
-    /// mod_revision of the in-sync record as known.
-    pub insync_rev: i64,
-}
-
-/// A node's part in a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Does not lead.
-    Standby {
-        /// Acknowledge leaders' heartbeats: not campaigning, nothing unsettled.
-        acknowledge: bool,
-        /// Longest promise that may be given because it was made durable first; zero for the ordinary one.
-        long_promise: Duration,
-    },
-    /// Leads at `Intent::epoch`.
-    Leader {
-        /// E: the union of all in-sync sets that may be current, without this node.
-        members: Vec<NodeName>,
-        /// Candidates outside of E (groups without volumes): their promises stand in for the lease.
-        others: Vec<NodeName>,
-        /// Until when the lease under the leader key counts.
-        lease_until: Option<Instant>,
-        /// May serve as far as the core is concerned (guard time over, nothing blocked).
-        serve: bool,
-        /// Starting or stopping the group: holds it although not entitled at the moment.
-        busy: bool,
-        /// Before an orderly restart: the longer promise to ask for.
-        ask: Option<Duration>,
-    },
-}
-
-impl Intent {
-    /// The intent before anything is known: say nothing, acknowledge nobody.
-    #[must_use]
-    pub fn silent() -> Self {
-        Self {
-            epoch: Epoch::ZERO,
-            part: Part::Standby { acknowledge: false, long_promise: Duration::ZERO },
-            released: None,
-            ready: false,
-            state: 0,
-            boot: BootId(0),
-            insync_rev: 0,
-        }
-    }
-}
-
-/// What the heartbeats say about one group at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GroupFacts {
-    /// Leaders' heartbeats are being acknowledged (the intent in force).
-    pub acknowledging: bool,
-    /// No takeover before this: the longest promise given, the start of the agent included.
-    pub promised_until: Instant,
-    /// Last heartbeat that said `holds` (or the start, or the end of a gap in the clock).
-    pub last_holds: Instant,
-    /// Last heartbeat of a leader at the highest epoch.
-    pub leader_heard: Option<(NodeName, Epoch, Instant)>,
-    /// The leader of the highest epoch says that it gave that epoch up.
-    pub released: Option<(NodeName, Epoch)>,
-    /// Highest epoch heard or set.
-    pub highest: Epoch,
-    /// An epoch with a number known here and another term was heard: two histories.
-    pub foreign: Option<(NodeName, Epoch)>,
-    /// Length of the longer promise that the leader asks for.
-    pub asked: Option<Duration>,
-    /// Promises received for the present incarnation and epoch, by peer.
-    pub promises: BTreeMap<NodeName, Promise>,
-    /// As leader: until when serving is allowed. None: not at all.
-    pub serve_until: Option<Instant>,
-}
-
-/// A promise received.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Promise {
-    /// When this node sent the acknowledged heartbeat.
-    pub sent: Instant,
-    /// Until when it counts.
-    pub good_until: Instant,
-}
-
-/// What is known about a peer from its heartbeats.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PeerFacts {
-    /// When it was heard last.
-    pub heard: Option<Instant>,
-    /// Its incarnation.
-    pub incarnation: Option<u64>,
-    /// Its etcd is in reach.
-    pub etcd: bool,
-    /// Longest silence in the last minute.
-    pub longest_gap: Duration,
-    /// Heartbeats that came later than `warntime` after the one before.
-    pub late: u64,
-    /// Datagrams refused as replays or out of bounds.
-    pub refused: u64,
-    /// Its newest entry per group.
-    pub groups: BTreeMap<GroupName, GroupBeat>,
-    /// Its status, opaque.
-    pub summary: Vec<u8>,
-}
-
-/// What became of a datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Taken; nothing to send.
-    Taken,
-    /// Taken, and it was a leader's: answer it at once.
-    Answer,
-    /// Not newer than what was heard already (a second link, or a reordered datagram).
-    Duplicate,
-    /// Of an incarnation that is over, or longer than allowed.
-    Refused,
-    /// The sender is no node of this cluster.
-    Stranger,
-}
 
 struct Given {
     leader: NodeName,
@@ -466,118 +341,3 @@ impl HeartbeatCore {
         self.groups.keys().cloned().collect()
     }
 }
-
-impl Group {
-    /// Leads, but has heard a higher epoch: fenced at once, before the decision core has even noticed.
-    fn overruled(&self) -> bool {
-        self.highest.number > self.intent.epoch.number
-    }
-
-    fn promised_until(&self) -> Instant {
-        self.given.iter().map(|g| g.until).max().unwrap_or(Instant::ZERO).max(self.floor)
-    }
-
-    /// Returns whether the beat was a leader's that got acknowledged.
-    fn on_beat(
-        &mut self,
-        me: (&NodeName, u64, Timers, Rules),
-        from: &NodeName,
-        incarnation: u64,
-        sent: Instant,
-        beat: &GroupBeat,
-        now: Instant,
-    ) -> bool {
-        let (name, own, timers, rules) = me;
-        match self.highest.relation(beat.epoch) {
-            EpochRelation::Foreign => {
-                self.foreign = Some((from.clone(), beat.epoch));
-                return false;
-            }
-            EpochRelation::Newer => {
-                self.highest = beat.epoch;
-                self.released = None;
-                self.leader_heard = None;
-            }
-            EpochRelation::Same => {}
-            EpochRelation::Older => {
-                self.take_ack(name, own, rules, timers, from, beat, now);
-                return false;
-            }
-        }
-        self.take_ack(name, own, rules, timers, from, beat, now);
-        if let Some(epoch) = beat.released.filter(|e| *e == self.highest) {
-            self.given.retain(|g| g.leader != *from || g.epoch != epoch);
-            self.released = Some((from.clone(), epoch));
-        }
-        if !beat.leading {
-            return false;
-        }
-        self.leader_heard = Some((from.clone(), beat.epoch, now));
-        self.asked = beat.ask_ms.map(|ms| Duration::from_millis(ms.into()));
-        if beat.holds {
-            self.last_holds = now;
-        }
-        let Part::Standby { acknowledge: true, long_promise } = self.intent.part else { return false };
-        let promise =
-            self.asked.filter(|d| *d <= long_promise).unwrap_or(timers.deadtime).max(timers.deadtime);
-        self.ack = Some(Ack {
-            leader: from.clone(),
-            incarnation,
-            epoch: beat.epoch,
-            sent,
-            promise_ms: u32::try_from(promise.as_millis()).unwrap_or(u32::MAX),
-        });
-        if beat.holds || rules.on(Rule::AnyAck) {
-            let until = now.plus(promise);
-            self.given
-                .retain(|g| g.until > now && (g.leader != *from || g.epoch != beat.epoch || g.until > until));
-            self.given.push(Given { leader: from.clone(), epoch: beat.epoch, until });
-        }
-        true
-    }
-
-    fn take_ack(
-        &mut self,
-        me: &NodeName,
-        own: u64,
-        rules: Rules,
-        timers: Timers,
-        from: &NodeName,
-        beat: &GroupBeat,
-        now: Instant,
-    ) {
-        let Some(ack) = beat.ack.as_ref().filter(|a| a.leader == *me) else { return };
-        let leads = matches!(self.intent.part, Part::Leader { .. });
-        if !leads || ack.epoch != self.intent.epoch {
-            return;
-        }
-        if rules.on(Rule::Incarnation) && (ack.incarnation != own || ack.sent > now) {
-            return;
-        }
-        let good_until = ack.sent.plus(timers.good_for(Duration::from_millis(ack.promise_ms.into())));
-        let p = self.promises.entry(from.clone()).or_insert(Promise { sent: ack.sent, good_until });
-        p.sent = p.sent.max(ack.sent);
-        p.good_until = p.good_until.max(good_until);
-    }
-}
-
-impl Peer {
-    fn heard(&mut self, now: Instant, warntime: Duration) {
-        let gap = self.facts.heard.map_or(Duration::ZERO, |last| now.since(last));
-        if gap > warntime {
-            self.facts.late += 1;
-        }
-        if now.since(self.window) > GAP_WINDOW {
-            self.gap_before = self.gap_now;
-            self.gap_now = Duration::ZERO;
-            self.window = now;
-        }
-        self.gap_now = self.gap_now.max(gap);
-        self.facts.longest_gap = self.gap_now.max(self.gap_before);
-        self.facts.heard = Some(now);
-    }
-}
-
-#[cfg(test)]
-#[path = "promises_tests.rs"]
-mod tests;
