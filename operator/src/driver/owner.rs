@@ -10,6 +10,7 @@ use super::history::{History, rfc3339};
 use super::snapshot::{self, Input};
 use super::state_dir::StateDir;
 use super::summary::{GroupSummary, NodeSummary, ServiceBrief};
+use super::takeover::Change;
 use super::translate;
 use super::unit::Unit;
 use crate::core::group::{Action, EtcdFacts, Event, Facts, Severity, State};
@@ -56,7 +57,7 @@ pub(super) enum Back {
     /// Containers of a group were looked at.
     Observed(GroupName, Option<(BTreeMap<String, Container>, Vec<ServiceStatus>)>),
     /// A volume was set; with its status at that moment.
-    VolumeSet(GroupName, VolumeName, Result<VolumeStatus, String>),
+    VolumeSet(GroupName, VolumeName, Result<Box<VolumeStatus>, String>),
     /// A volume was configured, or not.
     Configured(VolumeName, Result<(), String>),
     /// A check of a group failed too often.
@@ -260,7 +261,7 @@ impl Owner {
                 let mut work = Vec::new();
                 if let (Ok(status), Some(all)) = (&result, &mut self.volumes) {
                     all.retain(|v| v.volume != volume);
-                    all.push(status.clone());
+                    all.push((**status).clone());
                     work = self.replica_work();
                 }
                 work.push(Work::Core(group, Event::VolumeSet(volume, result.map(drop))));
@@ -405,7 +406,7 @@ impl Owner {
         let kind = unit.kind(before);
         let epoch = unit.core.view_of().epoch;
         let marks = unit.runtime.marks().to_vec();
-        unit.tracker.on_state(before, state, || kind, epoch, sign, &marks, now);
+        unit.tracker.on_state(Change { before, after: state, kind, epoch, sign, marks: &marks }, now);
         if let (State::Serving, Some(last)) = (state, unit.tracker.last().filter(|t| t.epoch == epoch)) {
             tracing::info!(%group, total_ms = last.total_ms, "{} done: {}", last.kind, steps(&last.steps));
         }
@@ -480,7 +481,7 @@ impl Owner {
                         if let Err(error) = &result {
                             tracing::warn!(%volume, role = ?desired.role, epoch = %desired.epoch, "{error}");
                         }
-                        let _ = back.send(Back::VolumeSet(name, volume, result)).await;
+                        let _ = back.send(Back::VolumeSet(name, volume, result.map(Box::new))).await;
                     }));
                 }
                 Action::Event(severity, message) => self.history.record(Some(group), severity, &message),

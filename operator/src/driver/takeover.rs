@@ -32,6 +32,23 @@ impl Kind {
     }
 }
 
+/// A change of the group's state on this node.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'a> {
+    /// State before.
+    pub before: State,
+    /// State from now on.
+    pub after: State,
+    /// How this node came to lead, if it just did.
+    pub kind: Kind,
+    /// Epoch known.
+    pub epoch: Epoch,
+    /// Last sign of life of the old leader.
+    pub sign: Instant,
+    /// When the parts of the last start were done.
+    pub marks: &'a [(&'static str, Instant)],
+}
+
 #[derive(Clone, Debug)]
 struct Running {
     kind: Kind,
@@ -53,18 +70,9 @@ impl Tracker {
         self.last.as_ref()
     }
 
-    /// The group's state changed from `before` to `now_is`. `sign` is the last sign of life of the old leader, `marks`
-    /// the runtime's.
-    pub fn on_state(
-        &mut self,
-        before: State,
-        now_is: State,
-        kind: impl FnOnce() -> Kind,
-        epoch: Epoch,
-        sign: Instant,
-        marks: &[(&'static str, Instant)],
-        now: Instant,
-    ) {
+    /// The group's state changed.
+    pub fn on_state(&mut self, change: Change<'_>, now: Instant) {
+        let Change { before, after: now_is, kind, epoch, sign, marks } = change;
         if !now_is.leads() {
             if now_is == State::Campaigning && before == State::Standby {
                 // Kind is known when it has been won.
@@ -76,7 +84,6 @@ impl Tracker {
             return;
         }
         if !before.leads() {
-            let kind = kind();
             let mut running = self.running.take().filter(|_| kind == Kind::Takeover).unwrap_or(Running {
                 kind,
                 steps: Vec::new(),
@@ -134,8 +141,8 @@ mod tests {
     fn a_takeover_is_counted_from_the_last_sign_of_life() {
         let mut t = Tracker::default();
         let epoch = Epoch { number: 2, term: TermId(1) };
-        let mut go = |from, to, marks: &[(&'static str, Instant)], now| {
-            t.on_state(from, to, || Kind::Takeover, epoch, at(1000), marks, at(now));
+        let mut go = |before, after, marks: &[(&'static str, Instant)], now| {
+            t.on_state(Change { before, after, kind: Kind::Takeover, epoch, sign: at(1000), marks }, at(now));
         };
         go(State::Standby, State::Campaigning, &[], 2500);
         go(State::Campaigning, State::Waiting, &[], 2520);
@@ -161,12 +168,15 @@ mod tests {
     fn a_resume_counts_from_the_agents_return_and_a_fence_later_is_no_takeover() {
         let mut t = Tracker::default();
         let epoch = Epoch { number: 2, term: TermId(1) };
-        t.on_state(State::Joining, State::Waiting, || Kind::Resume, epoch, at(0), &[], at(100));
-        t.on_state(State::Waiting, State::Starting, || Kind::Resume, epoch, at(0), &[], at(300));
-        t.on_state(State::Starting, State::Serving, || Kind::Resume, epoch, at(0), &[], at(310));
-        assert_eq!(t.last().unwrap().total_ms, 210);
-        t.on_state(State::Serving, State::Fenced, || unreachable!(), epoch, at(0), &[], at(9000));
-        t.on_state(State::Starting, State::Serving, || unreachable!(), epoch, at(0), &[], at(9900));
-        assert_eq!(t.last().unwrap().total_ms, 210);
+        let mut go = |before, after, now| {
+            t.on_state(Change { before, after, kind: Kind::Resume, epoch, sign: at(0), marks: &[] }, at(now));
+            t.last().map(|last| last.total_ms)
+        };
+        go(State::Joining, State::Waiting, 100);
+        go(State::Waiting, State::Starting, 300);
+        assert_eq!(go(State::Starting, State::Serving, 310), Some(210));
+        go(State::Serving, State::Fenced, 9000);
+        go(State::Fenced, State::Starting, 9500);
+        assert_eq!(go(State::Starting, State::Serving, 9900), Some(210));
     }
 }

@@ -149,6 +149,9 @@ impl Drop for HeartbeatThread {
     }
 }
 
+/// Who is told about serve-until.
+type OnServeUntil = Box<dyn Fn(&GroupName, Epoch, Instant) + Send>;
+
 struct Round {
     config: HeartbeatConfig,
     sealer: Sealer,
@@ -156,7 +159,7 @@ struct Round {
     sockets: Vec<UdpSocket>,
     counters: Arc<LinkCounters>,
     handed: BTreeMap<GroupName, (Epoch, Instant)>,
-    on_serve_until: Box<dyn Fn(&GroupName, Epoch, Instant) + Send>,
+    on_serve_until: OnServeUntil,
 }
 
 impl Round {

@@ -12,7 +12,7 @@
 //! sync with which the kernel sets up a loop device are answered here, and there is no partition scan.
 //!
 //! The process never keeps a file descriptor into its own filesystem, never mounts its own device, and uses both
-//! only on threads apart ([`sys::apart`]): otherwise its end would wait for itself. When the process dies, the kernel closes the connection and all I/O fails; the
+//! only on threads apart (`sys::apart`): otherwise its end would wait for itself. When the process dies, the kernel closes the connection and all I/O fails; the
 //! loop device stays attached to the dead file until [`super::stale::clean`] frees it.
 
 mod proto;
