@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # setup.sh [build] [engine]: installs what is missing on Debian or Ubuntu, and says what.
 #   build   Rust >= 1.90, a linker, protoc
+#   test    what the tests need besides: etcd, busybox, mkfs, iptables
 #   engine  Docker Engine, a Compose tool, mmdebstrap, jq, curl; starts the engine if none runs
 # Does nothing, and asks apt nothing, where everything is there.
 . "$(dirname "$0")/lib.sh"
@@ -99,6 +100,22 @@ setup_engine() {
     [ -e /dev/fuse ] || modprobe fuse || true
     [ -e /dev/loop-control ] || die "no /dev/loop-control: this kernel or container gives no loop devices"
     [ -e /dev/fuse ] || die "no /dev/fuse: this kernel or container gives no FUSE"
+}
+
+# What the tests break and look into. etcd's package would start a member of its own: it is told not to.
+setup_test() {
+    local missing=() tool
+    for tool in busybox:busybox-static mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs nsenter:util-linux tc:iproute2 iptables:iptables; do
+        command -v "${tool%%:*}" > /dev/null || missing+=("${tool##*:}")
+    done
+    [ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
+    command -v etcd > /dev/null && return
+    local policy=/usr/sbin/policy-rc.d
+    if [ -e $policy ]; then install etcd-server; return; fi
+    printf '#!/bin/sh\nexit 101\n' > $policy
+    chmod 755 $policy
+    install etcd-server || { rm -f $policy; return 1; }
+    rm -f $policy
 }
 
 [ $# -gt 0 ] || set -- build engine

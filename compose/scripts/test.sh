@@ -4,7 +4,7 @@
 . "$(dirname "$0")/lib.sh"
 SCRIPTS=$ROOT/compose/scripts
 cd "$ROOT"
-"$SCRIPTS/setup.sh" build
+step "build tools, Docker engine, what the tests need" "$SCRIPTS/setup.sh" build engine test
 use_cargo
 
 say "unit, property, interrupted-sequence and golden tests"

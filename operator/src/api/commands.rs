@@ -51,6 +51,9 @@ pub trait Commands: Send + Sync + 'static {
         to: Option<NodeName>,
     ) -> BoxFuture<'_, Result<Accepted, CommandError>>;
 
+    /// A person vouches for what etcd says about `group` now. Concerns this agent only: every agent has to hear it.
+    fn recover(&self, group: GroupName) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+
     /// The newest `last` entries of the history, oldest first.
     fn events(&self, last: usize) -> BoxFuture<'_, Result<Vec<Event>, CommandError>>;
 

@@ -57,6 +57,9 @@ impl Commands for Fake {
     ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         self.record(format!("move {group} {to:?}"))
     }
+    fn recover(&self, group: GroupName) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        self.record(format!("recover {group}"))
+    }
     fn events(&self, last: usize) -> BoxFuture<'_, Result<Vec<Event>, CommandError>> {
         let all = fixture::history();
         async move { Ok(all[all.len().saturating_sub(last)..].to_vec()) }.boxed()

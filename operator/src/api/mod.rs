@@ -67,6 +67,7 @@ fn router_within(state: ApiState, timeout: Duration) -> Router {
         .route("/v1/groups", get(read::groups))
         .route("/v1/groups/{group}", get(read::group))
         .route("/v1/groups/{group}/move", post(write::move_group))
+        .route("/v1/groups/{group}/recover", post(write::recover))
         .route("/v1/nodes", get(read::nodes))
         .route("/v1/nodes/{node}", get(read::node))
         .route("/v1/nodes/{node}/mode", put(write::set_mode))

@@ -92,11 +92,12 @@ async fn commands_reach_the_driver_once_they_make_sense() {
         (Method::PUT, "/v1/nodes/beta/mode", r#"{"mode":"standby"}"#),
         (Method::POST, "/v1/groups/web/move", ""),
         (Method::POST, "/v1/groups/web/move", r#"{"to":"beta"}"#),
+        (Method::POST, "/v1/groups/web/recover", ""),
     ] {
         let (code, _, text) = bench.send(method, path, body).await;
         assert_eq!(code, StatusCode::ACCEPTED, "{path}: {text}");
     }
-    let seen = ["beta Standby", "move web None", "move web Some(beta)"];
+    let seen = ["beta Standby", "move web None", "move web Some(beta)", "recover web"];
     assert_eq!(*bench.fake.calls.lock().unwrap(), seen);
 
     let unknown =
@@ -112,7 +113,7 @@ async fn commands_reach_the_driver_once_they_make_sense() {
         let detail = bench.problem(method, path, body, code).await;
         assert!(detail.contains(word), "{path} {body}: {detail}");
     }
-    assert_eq!(bench.fake.calls.lock().unwrap().len(), 3, "nothing of that reached the driver");
+    assert_eq!(bench.fake.calls.lock().unwrap().len(), 4, "nothing of that reached the driver");
 }
 
 #[tokio::test]

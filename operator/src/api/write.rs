@@ -52,6 +52,15 @@ pub(super) async fn move_group(
     Ok((StatusCode::ACCEPTED, Json(accepted)))
 }
 
+pub(super) async fn recover(
+    State(api): State<ApiState>,
+    Path(group): Path<String>,
+) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    let group = known_group(&api, &group)?;
+    let accepted = api.commands.recover(group).await?;
+    Ok((StatusCode::ACCEPTED, Json(accepted)))
+}
+
 fn parse<T: DeserializeOwned>(body: &[u8], expected: &str) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| {
         ApiError::bad_request(format!("The body is not what is expected here: {error}. Send {expected}."))

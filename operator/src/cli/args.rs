@@ -59,6 +59,12 @@ pub enum Command {
         /// The node.
         node: String,
     },
+    /// Tell every agent to trust what etcd says about a group now. For an etcd that was restored from a backup or made
+    /// anew, after a look at `baton status`: what it says then decides who may lead.
+    Recover {
+        /// The group.
+        group: String,
+    },
     /// Replicated volumes as the answering node sees them.
     #[command(subcommand)]
     Volume(VolumeCommand),

@@ -39,6 +39,8 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Port of the agents' API (DESIGN: processes and ports of a host).
+const AGENT_PORT: u16 = 7480;
 /// Step of looking again while waiting for a handover: ten looks in the 1.5 s that it may take.
 const LOOK: Duration = Duration::from_millis(150);
 /// Pause before a broken event stream is opened again.
@@ -66,6 +68,7 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Standby { node } => set_mode(&client()?, &node, NodeMode::Standby).await,
         Command::Online { node } => set_mode(&client()?, &node, NodeMode::Online).await,
         Command::Maintenance { node } => set_mode(&client()?, &node, NodeMode::Maintenance).await,
+        Command::Recover { group } => recover(&client()?, &group).await,
         Command::Volume(VolumeCommand::List { json }) => {
             let volumes: Vec<VolumeStatus> = client()?.get("/v1/volumes").await?;
             print(&if json { as_json(&volumes) } else { volume_page::render_list(&volumes, paint) })
@@ -108,6 +111,27 @@ async fn set_mode(client: &ApiClient, node: &str, mode: NodeMode) -> Result<Exit
     let body = serde_json::json!({ "mode": mode });
     let accepted: Accepted = client.command(Method::PUT, &format!("/v1/nodes/{node}/mode"), &body).await?;
     print(&format!("{}\n", accepted.message))
+}
+
+/// Tells every agent: each judges etcd for itself.
+async fn recover(client: &ApiClient, group: &str) -> Result<Exit, CliError> {
+    let group = GroupName::new(group).map_err(bad_name)?;
+    let status: ClusterStatus = client.get("/v1/status").await?;
+    let path = format!("/v1/groups/{group}/recover");
+    let mut exit = Exit::Ok;
+    for node in &status.nodes {
+        let agent = ApiClient::new(&[format!("http://{}:{AGENT_PORT}", node.address)])?;
+        match agent.command::<_, Accepted>(Method::POST, &path, &serde_json::json!({})).await {
+            Ok(accepted) => {
+                print(&format!("{}\n", accepted.message))?;
+            }
+            Err(error) => {
+                eprintln!("{}: {error}", node.name);
+                exit = Exit::Failed;
+            }
+        }
+    }
+    Ok(exit)
 }
 
 async fn move_group(client: &ApiClient, args: MoveArgs) -> Result<Exit, CliError> {

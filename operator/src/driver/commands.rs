@@ -1,7 +1,9 @@
 //! What the API asks for: desired state goes to etcd, where whichever agent it concerns finds it.
 
 use super::history::History;
+use super::owner::Back;
 use crate::api::{Accepted, CommandError, Commands, SpecDocument};
+use crate::core::group::Event as CoreEvent;
 use crate::etcd::{Etcd, EtcdError};
 use crate::heartbeat::clock;
 use crate::spec::Spec;
@@ -11,7 +13,7 @@ use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
 /// A core that has not run for this long is not alive: ten times the default warntime, so that a loaded machine
 /// does not restart an agent that only was slow.
@@ -19,6 +21,8 @@ const ALIVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Carries out the API's commands.
 pub(super) struct DriverCommands {
+    pub(super) me: NodeName,
+    pub(super) back: mpsc::Sender<Back>,
     pub(super) spec: Arc<Spec>,
     pub(super) etcd: Etcd,
     pub(super) history: History,
@@ -112,6 +116,21 @@ impl Commands for DriverCommands {
                 crate::core::group::Severity::Info,
                 &format!("asked for: {message}"),
             );
+            Ok(Accepted { message })
+        })
+    }
+
+    fn recover(&self, group: GroupName) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        Box::pin(async move {
+            self.group(&group)?;
+            let message = format!("{} trusts what etcd says about {group} now", self.me);
+            self.history.record(
+                Some(&group),
+                crate::core::group::Severity::Warning,
+                &format!("asked for: {message}"),
+            );
+            let gone = |_| CommandError::Internal("the owner loop has ended".into());
+            self.back.send(Back::Group(group, CoreEvent::Recover)).await.map_err(gone)?;
             Ok(Accepted { message })
         })
     }

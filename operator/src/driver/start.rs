@@ -219,6 +219,8 @@ pub async fn run(
     }));
     let ran = Arc::new(AtomicU64::new(now.0));
     let commands = DriverCommands {
+        me: config.node.clone(),
+        back: back.clone(),
         spec: Arc::clone(&spec),
         etcd: etcd.clone(),
         history: history.clone(),

@@ -307,7 +307,15 @@ fn a_local_error_is_reported_and_never_acknowledged() {
     assert!(!w.write(0, 3, 33));
     let status = w.engine(0).status();
     assert_eq!(status.disk, DiskState::Failed);
-    assert!(status.frozen.is_some() && status.alarms.iter().any(|a| a.contains("I/O error")));
+    assert!(status.alarms.iter().any(|a| a.contains("I/O error")));
+    // What comes later gets an error at once: an application that hangs could not be stopped for a handover.
+    w.request(0, 77, FrontOp::Flush);
+    let mut answer = None;
+    wait(&mut w, "an error", |w| {
+        answer = w.reply(0, 77);
+        answer.is_some()
+    });
+    assert_eq!(answer, Some(Err(())));
     let token = w.desire(0, Role::Secondary, 2, Vec::new(), true);
     wait(&mut w, "demotion works all the same", |w| w.nodes[0].done.contains_key(&token));
     assert_eq!(w.engine(0).status().role, Role::Secondary);
