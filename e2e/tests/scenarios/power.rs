@@ -142,9 +142,9 @@ fn leader_lost_while_the_standby_is_not_in_sync() {
         let end = cut + PATIENCE;
         while Instant::now() < end {
             let status = t.status(&standby).unwrap_or_else(|e| panic!("the standby's agent: {e:#}"));
-            let (state, node) = (status.state().to_owned(), status.group_node(&standby).clone());
+            let node = status.group_node(&standby).clone();
             assert!(
-                state != "serving" && status.epoch() == epoch,
+                node["state"] == "standby" && status.epoch() == epoch,
                 "{standby} was promoted: {}",
                 status.group()
             );
