@@ -63,7 +63,7 @@ wait_complete() {
 build_all() {
     local pids=() failed=0 pid
     step "Baton's binaries, release build" cargo_build & pids+=($!)
-    (step "base image $(printf debian:trixie-slim)" "$SCRIPTS/images.sh" base \
+    (step "base image debian:trixie-slim" "$SCRIPTS/images.sh" base \
         && step "images of etcd, Prometheus, Apache, MariaDB" "$SCRIPTS/images.sh" services) & pids+=($!)
     for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
     return $failed
