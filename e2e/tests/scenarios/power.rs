@@ -173,7 +173,10 @@ fn says_why(t: &Scenario, leader: &str, standby: &str) {
     t.expect("status says what to do", status.advice().contains(leader), status.advice().replace('\n', " "));
     t.expect("health", status.0["health"] == "down", &status.0["health"]);
     let shown = t.baton_at(standby, &["status"]).unwrap_or_else(|e| panic!("{e:#}")).text();
-    let said = shown.contains(&reason) && status.0["advice"][0].as_str().is_some_and(|a| shown.contains(a));
+    // Lines are folded at 80 columns.
+    let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let advised = status.0["advice"][0].as_str().is_some_and(|a| flat(&shown).contains(&flat(a)));
+    let said = flat(&shown).contains(&flat(&reason)) && advised;
     t.expect("baton status shows both", said, shown.lines().count());
 }
 

@@ -65,11 +65,7 @@ pub fn build(input: &Input<'_>) -> ClusterStatus {
         .keys()
         .filter_map(|name| Some(group(input, &summaries, name, input.groups.get(name)?)))
         .collect();
-    let mut advice: Vec<String> = input
-        .groups
-        .iter()
-        .filter_map(|(n, g)| Some(format!("group {n}: {}", g.view.advice.as_ref()?)))
-        .collect();
+    let mut advice: Vec<String> = input.groups.values().filter_map(|g| g.view.advice.clone()).collect();
     advice.extend(input.advice.iter().cloned());
     if input.volumes.is_none() && input.spec.groups.values().any(|g| !g.volumes.is_empty()) {
         advice.push(format!("the replicator on {} does not answer: look at its log and start it", input.me));
