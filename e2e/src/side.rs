@@ -186,6 +186,8 @@ impl Side {
 
     /// Removes the container and the directory.
     pub fn remove(&self) {
+        // Stopped in order first: a replicator that is killed leaves its loop device to its successor, and there is none.
+        let _ = shell::try_run(shell::LONG, &["docker", "stop", "-t", "10", &self.name]);
         let _ = shell::try_run(shell::LONG, &["docker", "rm", "-fv", &self.name]);
         let _ = std::fs::remove_dir_all(&self.dir);
     }
