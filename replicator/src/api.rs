@@ -7,6 +7,8 @@
 //! | `PUT /v1/volumes/{volume}` | [`VolumeConfig`]: create the backing store and metadata if both are absent, and attach. Idempotent |
 //! | `PUT /v1/volumes/{volume}/desired` | [`Desired`]: the role, epoch and required set. Idempotent; answers [`VolumeStatus`] once it is in force (promotion: once the device exists and the first local access works) |
 //! | `POST /v1/volumes/{volume}/format` | [`Format`]: make a filesystem, refused unless primary and blank |
+//! | `POST /v1/volumes/{volume}/verify` | [`VerifyRequest`]: compare the replicas; refused unless primary and connected to a peer. Idempotent by id |
+//! | `DELETE /v1/volumes/{volume}/verify` | stop comparing. Idempotent |
 //! | `POST /v1/volumes/{volume}/detach` | flush, write the clean-shutdown mark and close (secondary only) |
 //!
 //! Errors are RFC 9457 problem documents ([`Problem`]). All commands are idempotent, so that an agent that
@@ -14,9 +16,10 @@
 
 use crate::types::{
     BootId, ConnectionState, DiskState, Epoch, Generation, GroupName, Instant, Member, NodeName, Protocol,
-    Role, VolumeName,
+    Role, Transport, VolumeName,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -37,6 +40,9 @@ pub struct PeerConfig {
     pub node: NodeName,
     /// Where its replicator listens (TCP 7788 by default).
     pub address: SocketAddr,
+    /// Where else, by other links: tried in this order when one fails.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alternatives: Vec<SocketAddr>,
 }
 
 /// Everything that is fixed about a volume on this node.
@@ -57,11 +63,120 @@ pub struct VolumeConfig {
     /// Replication protocol.
     #[serde(default)]
     pub protocol: Protocol,
+    /// How the blocks travel; the same on every node.
+    #[serde(default)]
+    pub transport: Transport,
     /// I/O that waits longer than this for a connected peer counts the peer as lost. Milliseconds.
     pub peer_timeout_ms: u64,
     /// Upper bound of the resync rate, bytes per second; 0 = unbounded.
     #[serde(default)]
     pub resync_rate: u64,
+    /// Resync and verify go at least this fast, however busy the application is, bytes per second.
+    #[serde(default = "resync_min_rate")]
+    pub resync_min_rate: u64,
+    /// Resync and verify slow down while the application's requests take longer than this on average,
+    /// microseconds; 0: twice what they take when neither runs.
+    #[serde(default)]
+    pub target_latency_us: u64,
+}
+
+/// 4 MiB/s: a day for 350 GiB on the busiest of disks, and no more than 5 % of a hard disk's bandwidth.
+fn resync_min_rate() -> u64 {
+    4 << 20
+}
+
+/// Compare the replicas of a primary volume with each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VerifyRequest {
+    /// Names this run; asking for the same one again changes nothing.
+    pub id: u64,
+    /// Copy what differs from the primary to the secondary, what earlier runs marked included.
+    #[serde(default)]
+    pub repair: bool,
+}
+
+/// How a verify stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum VerifyState {
+    /// Blocks are being compared.
+    #[default]
+    Running,
+    /// It goes on when a peer is connected again.
+    Waiting,
+    /// All blocks were compared.
+    Done,
+    /// By command.
+    Stopped,
+    /// It could not end; the reason says why.
+    Aborted,
+}
+
+impl VerifyState {
+    /// It goes on.
+    #[must_use]
+    pub fn is_running(self) -> bool {
+        match self {
+            Self::Running | Self::Waiting => true,
+            Self::Done | Self::Stopped | Self::Aborted => false,
+        }
+    }
+}
+
+/// A verify, running or the last one since the replicator started. Bytes are sums over the peers.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VerifyStatus {
+    /// The request.
+    pub id: u64,
+    /// It repairs.
+    pub repair: bool,
+    /// How it stands.
+    pub state: VerifyState,
+    /// Why it waits, was stopped or aborted.
+    pub reason: Option<String>,
+    /// The peers it compares with.
+    pub peers: Vec<NodeName>,
+    /// Bytes to compare.
+    pub total_bytes: u64,
+    /// Bytes compared.
+    pub checked_bytes: u64,
+    /// Blocks of 4096 bytes that differed, twice in a row, the second time with their range locked.
+    pub mismatched_bytes: u64,
+    /// Bytes copied to a peer because they differed, in this run or an earlier one.
+    pub repaired_bytes: u64,
+    /// Ranges whose digests differed at first and not at the second look: a disk or memory that errs now and then.
+    pub unconfirmed: u64,
+    /// The first ranges that differed, at most 16.
+    pub mismatches: Vec<Mismatch>,
+    /// Average speed.
+    pub bytes_per_s: u64,
+    /// Estimated time left, seconds; none if it does not move or has ended.
+    pub eta_s: Option<u64>,
+    /// For how long it has been running or ran, milliseconds.
+    pub took_ms: u64,
+    /// Who asked for it: a node's agent, or `schedule`. The agent fills this in, and the two that follow.
+    #[serde(default)]
+    pub by: Option<String>,
+    /// Wall clock of the command, RFC 3339.
+    #[serde(default)]
+    pub asked_at: Option<String>,
+    /// Wall clock of the end, RFC 3339.
+    #[serde(default)]
+    pub ended_at: Option<String>,
+}
+
+/// A run of blocks that differed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Mismatch {
+    /// The peer.
+    pub peer: NodeName,
+    /// First byte.
+    pub offset: u64,
+    /// How many bytes.
+    pub len: u64,
 }
 
 /// What a volume should be, as the agent decided. Epochs never go back: a lower one is refused.
@@ -82,6 +197,10 @@ pub struct Desired {
     /// Secondary only: let go of a device that is still open somewhere: pending and later I/O fails.
     #[serde(default)]
     pub force: bool,
+    /// When it was decided, on this host's CLOCK_BOOTTIME in nanoseconds: a command that was given up by its
+    /// sender and arrives after a later one is refused. 0: not ordered.
+    #[serde(default)]
+    pub order: u64,
 }
 
 /// A filesystem to make on a blank primary volume.
@@ -112,10 +231,85 @@ pub struct Status {
     pub node: Option<NodeName>,
     /// The volumes, by name.
     pub volumes: Vec<VolumeStatus>,
+    /// How often the replicator was started again after it died, while its devices waited.
+    #[serde(default)]
+    pub worker_restarts: u64,
+    /// Connections to and from peers since the replicator started.
+    #[serde(default)]
+    pub handshakes: Handshakes,
+}
+
+/// How connections to and from peers began, since the replicator started.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Handshakes {
+    /// Both sides proved who they are.
+    pub completed: u64,
+    /// They did not, by reason; every reason is there.
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, u64>))]
+    pub failed: BTreeMap<HandshakeFailure, u64>,
+    /// The last one that failed: with whom and why.
+    pub last_failure: Option<String>,
+}
+
+/// Why a connection to or from a peer came to nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HandshakeFailure {
+    /// A certificate is missing, expired, of another authority or not a node's.
+    Certificate,
+    /// A valid certificate or proof, of another node than the connection is for.
+    WrongNode,
+    /// The nodes have different cluster secrets.
+    Secret,
+    /// One side wants TLS and the other plain.
+    Transport,
+    /// The peer is of a release that is not understood, or not without TLS.
+    Version,
+    /// The volume is not attached here, or the node is no peer of it.
+    NotAdmitted,
+    /// The peer refused; its own reason is in its status.
+    Refused,
+    /// Too many connections were in their handshake.
+    Busy,
+    /// The connection broke or nonsense came.
+    Broken,
+}
+
+impl HandshakeFailure {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Certificate,
+        Self::WrongNode,
+        Self::Secret,
+        Self::Transport,
+        Self::Version,
+        Self::NotAdmitted,
+        Self::Refused,
+        Self::Busy,
+        Self::Broken,
+    ];
+
+    /// Its word in metrics.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::WrongNode => "wrong_node",
+            Self::Secret => "secret",
+            Self::Transport => "transport",
+            Self::Version => "version",
+            Self::NotAdmitted => "not_admitted",
+            Self::Refused => "refused",
+            Self::Busy => "busy",
+            Self::Broken => "broken",
+        }
+    }
 }
 
 /// One replica.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VolumeStatus {
     /// The volume.
     pub volume: VolumeName,
@@ -134,7 +328,12 @@ pub struct VolumeStatus {
     /// The replica's boot id.
     pub boot: BootId,
     /// The block device while primary, as the Docker engine of this host sees it.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub device: Option<PathBuf>,
+    /// The device of a replicator that died is still there and its I/O waits: made primary again in the same epoch,
+    /// this one goes on with it; made secondary, it is taken away and the I/O fails.
+    #[serde(default)]
+    pub held: bool,
     /// Filesystem found on the local data (`ext4`, `xfs`, …), none if blank. Known while primary.
     pub filesystem: Option<String>,
     /// Why I/O is frozen, as one sentence; none while it flows.
@@ -151,10 +350,14 @@ pub struct VolumeStatus {
     pub counters: Counters,
     /// Nonsense from a peer or the disk, newest last, at most 16.
     pub alarms: Vec<String>,
+    /// The running or the last verify; none since the replicator started.
+    #[serde(default)]
+    pub verify: Option<VerifyStatus>,
 }
 
 /// Totals since the replicator started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Counters {
     /// Reads answered.
     pub reads: u64,
@@ -172,6 +375,7 @@ pub struct Counters {
 
 /// One peer of a replica, as this replica sees it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PeerStatus {
     /// The peer.
     pub node: NodeName,
@@ -199,10 +403,26 @@ pub struct PeerStatus {
     pub lag_us: u64,
     /// The running resync.
     pub resync: Option<ResyncProgress>,
+    /// The way the blocks go; none without a session.
+    #[serde(default)]
+    pub link: Option<LinkStatus>,
+}
+
+/// The way blocks go to or from a peer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LinkStatus {
+    /// `TLS 1.3` or `plain`.
+    pub transport: String,
+    /// The cipher suite; none if plain.
+    pub cipher: Option<String>,
+    /// The peer's address of the link in use.
+    pub address: String,
 }
 
 /// Progress of a resync.
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ResyncProgress {
     /// Bytes to copy in this resync.
     pub total_bytes: u64,

@@ -5,6 +5,7 @@
 //!   or randomness.
 //! * [`store`], [`frontend`], [`transport`], [`control`] do: backing files, the FUSE file on a loop device,
 //!   the peers, the agent's commands.
+//! * [`hold`] keeps the devices' descriptors while the replicator itself is started again.
 //! * [`driver`] owns one engine per volume and is the only place that waits for more than one thing.
 
 pub mod api;
@@ -12,7 +13,10 @@ pub mod clock;
 pub mod control;
 pub mod core;
 pub mod driver;
+pub mod files;
 pub mod frontend;
+pub mod hold;
 pub mod store;
+pub mod tls;
 pub mod transport;
 pub mod types;

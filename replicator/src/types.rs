@@ -19,9 +19,11 @@ pub struct BadName {
 }
 
 macro_rules! name_type {
-    ($(#[$doc:meta])* $type:ident, $kind:literal) => {
+    ($(#[$doc:meta])* $type:ident, $kind:literal, $example:literal) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+        #[cfg_attr(feature = "openapi", schema(pattern = "^[a-z0-9][a-z0-9_.-]{0,62}$", examples($example)))]
         #[serde(try_from = "String", into = "String")]
         pub struct $type(String);
 
@@ -84,21 +86,26 @@ macro_rules! name_type {
 
 name_type!(
     /// A host that runs one engine, one agent and one replicator.
-    NodeName, "node"
+    NodeName, "node", "alpha"
 );
 name_type!(
     /// The unit of failover.
-    GroupName, "group"
+    GroupName, "group", "web"
 );
 name_type!(
     /// A replicated block device.
-    VolumeName, "volume"
+    VolumeName, "volume", "webstore"
 );
 
 macro_rules! hex_id {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+        #[cfg_attr(
+            feature = "openapi",
+            schema(value_type = String, pattern = "^[0-9a-f]{16}$", examples("5d1c0f8e9a7b3c24"))
+        )]
         pub struct $type(pub u64);
 
         impl fmt::Display for $type {
@@ -157,6 +164,7 @@ hex_id!(
 /// The term of a leadership and its fencing token. Ordered by number alone is not enough: two epochs with
 /// equal numbers and different terms come from different histories and are refused (see [`Epoch::relation`]).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Epoch {
     /// Grows by at least one with every change of leadership; 0 is "never led".
     pub number: u64,
@@ -208,6 +216,7 @@ impl fmt::Debug for Epoch {
 /// A point on this host's CLOCK_BOOTTIME in nanoseconds. The clock counts suspend and is shared by all
 /// containers of a host; values of two hosts are never compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(transparent)]
 pub struct Instant(pub u64);
 
@@ -236,6 +245,7 @@ impl fmt::Debug for Instant {
 
 /// A member of an in-sync set: a node and the boot id its replica had when it was admitted.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Member {
     /// The node.
     pub node: NodeName,
@@ -245,6 +255,7 @@ pub struct Member {
 
 /// DRBD's replication protocols: what must have happened on the peer before a write is acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Protocol {
     /// Handed to the local network stack.
     A,
@@ -255,8 +266,32 @@ pub enum Protocol {
     C,
 }
 
+/// How blocks travel between replicas.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// TLS 1.3, both ends with their node's certificate.
+    #[default]
+    Tls,
+    /// Readable for whoever is on the wire: for a cable that only the hosts are on.
+    Plain,
+}
+
+impl Transport {
+    /// The word in the specification.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Plain => "plain",
+        }
+    }
+}
+
 /// Role of a replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(as = ReplicaRole))]
 pub enum Role {
     /// Takes writes from its node's front end.
     Primary,
@@ -267,6 +302,7 @@ pub enum Role {
 
 /// State of a replica's data, with DRBD's meaning.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum DiskState {
     /// Detached after an I/O error or by command; the primary goes on through a peer.
     Diskless,
@@ -289,6 +325,7 @@ pub enum DiskState {
 
 /// State of the connection to one peer, with DRBD's meaning.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum ConnectionState {
     /// Not connected and not trying, after a split brain or by command.
     StandAlone,

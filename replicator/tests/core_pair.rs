@@ -1,61 +1,32 @@
 //! Two whole replicators in one process: real files, real TCP on the loopback; first with requests handed in
 //! directly, then, for root, with FUSE and a loop device.
 
-use baton_replicator::api::{Backing, Desired, PeerConfig, ServeUntil, VolumeConfig, VolumeStatus};
+#[path = "support/direct.rs"]
+mod direct;
+
+use baton_replicator::api::{
+    Backing, Desired, PeerConfig, ServeUntil, VerifyRequest, VerifyState, VolumeConfig, VolumeStatus,
+};
 use baton_replicator::control::Controller;
 use baton_replicator::driver::{FrontEndFactory, Options, Replicator};
-use baton_replicator::frontend::{Device, Errno, EventSink, FrontEnd, FrontEndEvent, Op, Request, fuse};
+use baton_replicator::frontend::{Op, fuse};
+use baton_replicator::hold::Holder;
+use baton_replicator::tls::TlsFiles;
 use baton_replicator::transport::Secret;
 use baton_replicator::types::{
-    DiskState, Epoch, GroupName, Instant, Member, NodeName, Protocol, Role, TermId, VolumeName,
+    DiskState, Epoch, GroupName, Instant, Member, NodeName, Protocol, Role, TermId, Transport, VolumeName,
 };
 use bytes::Bytes;
-use std::collections::HashMap;
+use direct::Direct;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 const SIZE: u64 = 24 << 20;
 const LIMIT: Duration = Duration::from_secs(20);
-
-/// Requests are handed in by the test.
-#[derive(Default)]
-struct Direct {
-    sink: Mutex<Option<EventSink>>,
-    replies: Mutex<HashMap<u64, Result<Bytes, Errno>>>,
-    replied: Condvar,
-}
-
-impl FrontEnd for Direct {
-    fn reply(&self, id: u64, result: Result<Bytes, Errno>) {
-        self.replies.lock().unwrap().insert(id, result);
-        self.replied.notify_all();
-    }
-    fn stop(&self, _force: bool) {
-        let sink = self.sink.lock().unwrap().take().expect("started");
-        sink(FrontEndEvent::Stopped { problems: Vec::new() });
-    }
-    fn pending(&self) -> usize {
-        0
-    }
-}
-
-impl Direct {
-    fn ask(&self, id: u64, op: Op) {
-        let sink = self.sink.lock().unwrap().clone().expect("started");
-        sink(FrontEndEvent::Request(Request { id, op }));
-    }
-
-    /// The answer, if it comes in time.
-    fn answer(&self, id: u64, limit: Duration) -> Option<Result<Bytes, Errno>> {
-        let replies = self.replies.lock().unwrap();
-        let (mut replies, _) =
-            self.replied.wait_timeout_while(replies, limit, |r| !r.contains_key(&id)).unwrap();
-        replies.remove(&id)
-    }
-}
 
 struct Host {
     node: NodeName,
@@ -83,28 +54,20 @@ impl Host {
     }
 
     fn start(&mut self, real: bool, listen: SocketAddr) -> SocketAddr {
-        let direct = self.direct.clone();
-        let front_end: FrontEndFactory = if real {
-            Arc::new(fuse::start)
-        } else {
-            Arc::new(move |_, sink| {
-                *direct.sink.lock().unwrap() = Some(sink.clone());
-                let path = PathBuf::from("/dev/none");
-                let device = Device { host_path: path.clone(), local_path: path.clone(), symlink: path };
-                sink(FrontEndEvent::Ready(device));
-                direct.clone()
-            })
-        };
+        let front_end: FrontEndFactory = if real { Arc::new(fuse::start) } else { self.direct.front_end() };
         let replicator = Replicator::start(Options {
             node: self.node.clone(),
             listen,
             secret: Secret::new("a secret of more than thirty-two bytes, for tests").unwrap(),
+            certificate: TlsFiles::of_node(&self.dir, "none"),
+            accept_before: false,
             state_dir: self.dir.clone(),
             run_dir: self.dir.join("run"),
             device_dir: self.dir.join("dev"),
             host_device_dir: self.dir.join("dev"),
             host_boot: self.boot.clone(),
             front_end,
+            holder: Holder::none(),
         })
         .unwrap();
         let address = replicator.address();
@@ -127,10 +90,13 @@ impl Host {
             size_bytes: SIZE,
             backing: Backing::File(self.image()),
             metadata: self.dir.join("volumes/webstore.meta"),
-            peers: vec![PeerConfig { node: peer.node.clone(), address }],
+            peers: vec![PeerConfig { node: peer.node.clone(), address, alternatives: Vec::new() }],
             protocol: Protocol::C,
+            transport: Transport::Plain,
             peer_timeout_ms: 2000,
             resync_rate: 0,
+            resync_min_rate: 4 << 20,
+            target_latency_us: 0,
         };
         self.it().configure(config).await.unwrap();
     }
@@ -140,7 +106,8 @@ impl Host {
     }
 
     async fn desire(&self, role: Role, number: u64, required: Vec<Member>) -> VolumeStatus {
-        let desired = Desired { epoch: epoch(number), role, required, accept_data_loss: false, force: false };
+        let (epoch, accept_data_loss, force, order) = (epoch(number), false, false, 0);
+        let desired = Desired { epoch, role, required, accept_data_loss, force, order };
         tokio::time::timeout(LIMIT, self.it().desired(volume(), desired)).await.expect("in time").unwrap()
     }
 
@@ -255,6 +222,64 @@ async fn writes_are_on_both_files_before_they_are_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_byte_flipped_in_a_backing_file_is_found_and_mended_while_writes_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (alpha, beta) = pair(dir.path(), false).await;
+    for id in 1..40 {
+        assert!(alpha.write(id, id * 8192 * 31, id as u8));
+    }
+    alpha.admit(&beta, 1).await;
+    assert!(alpha.flush(40));
+    let verify = async |id: u64, repair: bool, load: bool| {
+        let request = VerifyRequest { id, repair };
+        alpha.it().verify(volume(), Some(request)).await.expect("begins");
+        let mut writes = id * 100_000;
+        loop {
+            let status = alpha.status().await.verify.expect("one was begun");
+            assert_eq!(status.id, id);
+            if !status.state.is_running() {
+                return (status, writes - id * 100_000);
+            }
+            if load {
+                writes += 1;
+                // Everywhere but in the first block, which rots.
+                let at = 8192 + (writes * 7919 * 8192) % (SIZE - 16384);
+                assert!(alpha.write(writes, at, writes as u8));
+            } else {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    let (clean, _) = verify(1, false, true).await;
+    assert_eq!((clean.state, clean.checked_bytes), (VerifyState::Done, SIZE));
+    assert_eq!((clean.mismatched_bytes, clean.unconfirmed), (0, 0), "{clean:?}");
+
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(beta.image()).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 1234).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], 1234).unwrap();
+    file.sync_all().unwrap();
+    let (found, _) = verify(2, false, true).await;
+    assert_eq!((found.mismatched_bytes, found.repaired_bytes), (4096, 0), "{found:?}");
+    assert_eq!((found.mismatches[0].offset, &found.mismatches[0].peer), (0, &beta.node));
+    let status = alpha.status().await;
+    assert_eq!((status.peers[0].dirty_bytes, status.peers[0].settled), (4096, true));
+
+    let (mended, _) = verify(3, true, true).await;
+    assert_eq!((mended.mismatched_bytes, mended.repaired_bytes), (0, 4096), "{mended:?}");
+    assert!(alpha.flush(50));
+    assert_equal(&alpha, &beta);
+    // A secondary has nothing to compare; stopping what does not run is no error.
+    let refused = beta.it().verify(volume(), Some(VerifyRequest { id: 9, repair: false })).await;
+    assert_eq!(refused.expect_err("refused").status, 409);
+    alpha.it().verify(volume(), None).await.expect("nothing to stop");
+    for host in [&alpha, &beta] {
+        assert!(host.status().await.alarms.is_empty());
+        host.it().stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_a_replica_and_damaged_metadata_are_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let (alpha, beta) = pair(dir.path(), false).await;
@@ -270,10 +295,13 @@ async fn half_a_replica_and_damaged_metadata_are_refused_by_name() {
         size_bytes: SIZE,
         backing: Backing::File(again.image()),
         metadata: meta.clone(),
-        peers: vec![PeerConfig { node: beta.node.clone(), address: at_beta }],
+        peers: vec![PeerConfig { node: beta.node.clone(), address: at_beta, alternatives: Vec::new() }],
         protocol: Protocol::C,
+        transport: Transport::Plain,
         peer_timeout_ms: 2000,
         resync_rate: 0,
+        resync_min_rate: 4 << 20,
+        target_latency_us: 0,
     };
     let good = std::fs::read(&meta).unwrap();
     let mut bad = good.clone();

@@ -12,8 +12,9 @@ mod socket;
 
 pub use datagram::ServeUntilSocket;
 pub use http::{ControlServer, router};
+pub use socket::bind_private;
 
-use crate::api::{Desired, Format, Problem, Status, VolumeConfig, VolumeStatus};
+use crate::api::{Desired, Format, Problem, Status, VerifyRequest, VolumeConfig, VolumeStatus};
 use crate::types::VolumeName;
 use std::future::Future;
 use std::time::Duration;
@@ -32,6 +33,13 @@ pub trait Controller: Send + Sync + 'static {
         &self,
         volume: VolumeName,
         desired: Desired,
+    ) -> impl Future<Output = Result<VolumeStatus, Problem>> + Send;
+
+    /// Compares the replicas, or (none) stops comparing them.
+    fn verify(
+        &self,
+        volume: VolumeName,
+        request: Option<VerifyRequest>,
     ) -> impl Future<Output = Result<VolumeStatus, Problem>> + Send;
 
     /// Makes a filesystem on a blank primary.

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 /// Binds a socket beside `path`, makes it private and renames it to `path`: it appears with its final mode, and a
 /// dead socket of an earlier process is replaced. `alive` says whether somebody answers at a path.
-pub(super) fn bind_private<S>(
+///
+/// # Errors
+/// Somebody answers there already, or the file cannot be made.
+pub fn bind_private<S>(
     path: &Path,
     alive: impl Fn(&Path) -> bool,
     bind: impl Fn(&Path) -> io::Result<S>,

@@ -9,6 +9,8 @@
 //!   Write…, Zero…, Flush (unanswered ones first), Copy… (resync) ►    ◄ Ack…, FlushAck…
 //!   SyncDone ────────────────────────►   (flush, adopt the generation)
 //!   ◄──────────────────────── SyncDoneAck         only now it counts as connected
+//!   Digest ──────────────────────────►   (verify, any time while connected)
+//!   ◄──────────────────────────── Digests
 //! ```
 
 use super::handshake::Identity;
@@ -16,8 +18,15 @@ use super::range::Range;
 use crate::types::{BootId, Epoch, Generation, NodeName, VolumeName};
 use bytes::Bytes;
 
-/// Version of this protocol. Both sides must have the same.
-pub const PROTOCOL: u16 = 1;
+/// Version of this protocol. 2: `Digest` and `Digests`.
+pub const PROTOCOL: u16 = 2;
+/// Oldest version that is spoken with a peer of the release before. A primary offers [`PROTOCOL`] in its Hello and, if
+/// that is not understood, this; the secondary answers in the version it was offered.
+pub const OLDEST_PROTOCOL: u16 = 1;
+/// Version that knows verify.
+pub const PROTOCOL_VERIFY: u16 = 2;
+/// Longest range of a `Digest` frame: its digests by block must fit a frame, its read must not hold writes up for long.
+pub const MAX_DIGEST_RANGE: u64 = 1 << 20;
 /// Largest body: a FUSE write has at most 1 MiB; room for two.
 pub const MAX_BODY: usize = 2 << 20;
 /// Largest head: a `Dirty` frame with [`MAX_RUNS`] runs.
@@ -36,6 +45,8 @@ pub struct Frame {
 /// Who somebody is and what data it has; first frame in each direction.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Greeting {
+    /// Version offered, or taken.
+    pub protocol: u16,
     /// The sender.
     pub from: NodeName,
     /// Who it thinks it talks to.
@@ -165,6 +176,22 @@ pub enum Message {
     Durable(u64),
     /// The secondary's activity log is filling up: please flush.
     WantDurable,
+    /// Primary: what is the digest of this range, or of each block in it, as of now in the order of this session?
+    Digest {
+        /// For the answer.
+        id: u64,
+        /// Whole blocks, at most [`MAX_DIGEST_RANGE`].
+        range: Range,
+        /// One digest per block instead of one for all.
+        by_block: bool,
+    },
+    /// The digests, one behind the other.
+    Digests {
+        /// Of the question.
+        id: u64,
+        /// Each [`crate::core::digest::DIGEST_BYTES`] long.
+        digests: Bytes,
+    },
     /// Are you there?
     Ping,
     /// Yes.

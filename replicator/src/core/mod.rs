@@ -5,12 +5,14 @@
 //! * [`meta`]: the metadata file: superblock, activity log, dirty bitmaps;
 //! * [`codec`]: bounded little-endian reading and writing;
 //! * [`frame`]: what replicators say to each other, and `wire`, its encoding;
+//! * [`digest`]: what verify compares;
 //! * [`handshake`]: the table that turns two replicas' identities into a verdict;
 //! * [`engine`]: one volume's state machine, [`engine::Engine::handle`].
 //!
 //! If any of this panics the process stops (`panic = "abort"`); everything a restart needs is in the metadata.
 
 pub mod codec;
+pub mod digest;
 pub mod engine;
 pub mod frame;
 pub mod handshake;

@@ -6,8 +6,10 @@
 //! would have been sent.
 
 use super::codec::{Reader, text};
+use super::digest::DIGEST_BYTES;
 use super::frame::{
-    BadFrame, Frame, Greeting, MAX_BODY, MAX_HEAD, MAX_RUNS, Message, PROTOCOL, Refused, Sync,
+    BadFrame, Frame, Greeting, MAX_BODY, MAX_DIGEST_RANGE, MAX_HEAD, MAX_RUNS, Message, OLDEST_PROTOCOL,
+    PROTOCOL, Refused, Sync,
 };
 use super::handshake::Identity;
 use super::range::Range;
@@ -101,6 +103,16 @@ impl Frame {
             Message::WantDurable => 20,
             Message::Ping => 21,
             Message::Pong => 22,
+            Message::Digest { id, range: r, by_block } => {
+                number(&mut h, *id);
+                range(&mut h, *r);
+                h.push(u8::from(*by_block));
+                23
+            }
+            Message::Digests { id, digests } => {
+                body = digests.clone();
+                one(&mut h, *id, 24)
+            }
         };
         (kind, h, body)
     }
@@ -118,7 +130,7 @@ impl Frame {
         let epoch = read_epoch(&mut r).ok_or_else(|| bad.clone())?;
         let has_body = !body.is_empty();
         let message = read_message(kind, &mut r, body).ok_or_else(|| bad.clone())?;
-        let body_due = matches!(kind, 8 | 10);
+        let body_due = matches!(kind, 8 | 10 | 24);
         if r.is_done() && has_body == body_due { Ok(Self { epoch, message }) } else { Err(bad) }
     }
 }
@@ -177,6 +189,18 @@ fn read_message(kind: u16, r: &mut Reader<'_>, body: Bytes) -> Option<Message> {
         20 => Message::WantDurable,
         21 => Message::Ping,
         22 => Message::Pong,
+        23 => {
+            let (id, range) = (r.u64()?, read_range(r)?);
+            (range.bytes() <= MAX_DIGEST_RANGE).then_some(Message::Digest {
+                id,
+                range,
+                by_block: r.flag()?,
+            })?
+        }
+        24 => {
+            let whole = body.len().is_multiple_of(DIGEST_BYTES);
+            whole.then_some(Message::Digests { id: r.u64()?, digests: body })?
+        }
         _ => return None,
     })
 }
@@ -230,7 +254,7 @@ fn read_names(r: &mut Reader<'_>) -> Option<Vec<NodeName>> {
 }
 
 fn greeting(h: &mut Vec<u8>, g: &Greeting, kind: u16) -> u16 {
-    h.extend(PROTOCOL.to_le_bytes());
+    h.extend(g.protocol.to_le_bytes());
     text(h, g.from.as_str());
     text(h, g.to.as_str());
     text(h, g.volume.as_str());
@@ -244,9 +268,7 @@ fn greeting(h: &mut Vec<u8>, g: &Greeting, kind: u16) -> u16 {
 }
 
 fn read_greeting(r: &mut Reader<'_>) -> Option<Greeting> {
-    if r.u16()? != PROTOCOL {
-        return None;
-    }
+    let protocol = r.u16().filter(|p| (OLDEST_PROTOCOL..=PROTOCOL).contains(p))?;
     let from = NodeName::new(r.text()?).ok()?;
     let to = NodeName::new(r.text()?).ok()?;
     let volume = VolumeName::new(r.text()?).ok()?;
@@ -260,5 +282,6 @@ fn read_greeting(r: &mut Reader<'_>) -> Option<Greeting> {
         partial: r.flag()?,
         history: read_generations(r)?,
     };
-    Some(Greeting { from, to, volume, size, boot, incarnation, identity, members: read_names(r)? })
+    let members = read_names(r)?;
+    Some(Greeting { protocol, from, to, volume, size, boot, incarnation, identity, members })
 }

@@ -15,6 +15,7 @@ pub(super) fn status(config: &VolumeConfig, why: &str) -> VolumeStatus {
         generation: Generation(0),
         boot: BootId(0),
         device: None,
+        held: false,
         filesystem: None,
         frozen: None,
         frozen_since: None,
@@ -23,5 +24,6 @@ pub(super) fn status(config: &VolumeConfig, why: &str) -> VolumeStatus {
         activity_log_extents: 0,
         counters: Counters::default(),
         alarms: vec![why.to_owned()],
+        verify: None,
     }
 }

@@ -5,7 +5,7 @@ use crate::api::{Problem, VolumeConfig, VolumeStatus};
 use crate::control::problem;
 use crate::frontend::{Device, FrontEndEvent};
 use crate::store::Completion;
-use crate::transport::TransportEvent;
+use crate::transport::{Admission, TransportEvent};
 use crate::types::{Epoch, GroupName, Instant, NodeName};
 use crossbeam_channel::Sender;
 use std::path::PathBuf;
@@ -21,6 +21,8 @@ pub(super) enum Input {
     /// The number tells this front end's events from an earlier one's.
     Front(u64, FrontEndEvent),
     Desired(crate::api::Desired, Answer),
+    /// Compare the replicas; none: stop comparing.
+    Verify(Option<crate::api::VerifyRequest>, Answer),
     ServeUntil(Epoch, Instant),
     Reconfigure(VolumeConfig, Answer),
     /// Look again what filesystem there is.
@@ -59,10 +61,12 @@ impl Volume {
         self.published().device.as_ref().map(|d| d.local_path.clone())
     }
 
-    pub fn peer_timeout(&self, peer: &NodeName) -> Option<Duration> {
-        let published = self.published();
-        let known = published.config.peers.iter().any(|p| p.node == *peer);
-        known.then(|| Duration::from_millis(published.config.peer_timeout_ms))
+    /// How this peer is let in, if it is one.
+    pub fn admission(&self, peer: &NodeName) -> Option<Admission> {
+        let config = &self.published().config;
+        let known = config.peers.iter().any(|p| p.node == *peer);
+        let peer_timeout = Duration::from_millis(config.peer_timeout_ms);
+        known.then_some(Admission { peer_timeout, transport: config.transport })
     }
 
     pub fn sender(&self) -> Sender<Input> {
@@ -73,6 +77,11 @@ impl Volume {
     pub fn send(&self, input: Input) {
         // An error means that the volume was detached in this moment.
         let _ = self.sender.send(input);
+    }
+
+    /// Hands in what may be lost if the volume has more to do.
+    pub fn offer(&self, input: Input) {
+        let _ = self.sender.try_send(input);
     }
 
     /// Hands in a command and waits for its answer; whoever calls bounds the wait.

@@ -6,18 +6,22 @@
 //! `open` turns files into an engine; `failed` is what status says of one that could not be opened.
 //!
 //! Invariants: an engine is touched by its own thread only; channels to it are bounded, and nothing it calls
-//! blocks. If the process dies, the kernel fails the devices' I/O, peers freeze, and the next start takes the
-//! rest from the metadata.
+//! blocks. If the process dies, the devices' I/O waits for the next one (see [`crate::hold`]), or without a holder the
+//! kernel fails it; peers freeze, and the next start takes the rest from the metadata.
 
 mod failed;
 mod handle;
 mod open;
 mod volume;
 
-use crate::api::{Desired, Format, Problem, ServeUntil, Status, VolumeConfig, VolumeStatus};
+use crate::api::{Desired, Format, Problem, ServeUntil, Status, VerifyRequest, VolumeConfig, VolumeStatus};
 use crate::control::{Controller, problem};
-use crate::frontend::{EventSink, FrontEnd, FrontEndConfig, mkfs, stale};
-use crate::transport::{Admit, Listener, ListenerConfig, Secret, SessionId, TransportEvent};
+use crate::frontend::{Begin, EventSink, FrontEnd, FrontEndConfig, fuse, mkfs, stale};
+use crate::hold::Holder;
+use crate::tls::TlsFiles;
+use crate::transport::{
+    Admission, Admit, Credentials, HandshakeLog, Listener, ListenerConfig, Secret, SessionId, TransportEvent,
+};
 use crate::types::{DiskState, NodeName, Role, VolumeName};
 use crossbeam_channel::Sender;
 use handle::{Input, Volume};
@@ -47,6 +51,10 @@ pub struct Options {
     pub listen: SocketAddr,
     /// The cluster secret.
     pub secret: Secret,
+    /// This node's certificate, for volumes with TLS. May be missing as long as there are none.
+    pub certificate: TlsFiles,
+    /// Take peers of the release before, which has no TLS, while the cluster is being upgraded.
+    pub accept_before: bool,
     /// Durable state of this node.
     pub state_dir: PathBuf,
     /// Sockets and private mounts.
@@ -59,11 +67,15 @@ pub struct Options {
     pub host_boot: String,
     /// How volumes become devices.
     pub front_end: FrontEndFactory,
+    /// Who keeps the devices when this process dies.
+    pub holder: Holder,
 }
 
 /// What volumes and the rest of the process share.
 struct Shared {
     options: Options,
+    credentials: Credentials,
+    handshakes: Arc<HandshakeLog>,
     tag: String,
     version: watch::Sender<u64>,
     routes: RwLock<HashMap<SessionId, Sender<Input>>>,
@@ -112,12 +124,24 @@ impl Replicator {
         let state = |source| StartError::State { path: options.state_dir.clone(), source };
         std::fs::create_dir_all(&options.state_dir).map_err(state)?;
         let tag = stale::node_tag(&options.state_dir, &options.node).map_err(state)?;
-        for line in stale::clean(&tag, &options.run_dir, &options.device_dir) {
+        let left = fuse::left(&options.holder, &tag);
+        for name in &left {
+            tracing::warn!(
+                device = name,
+                "an earlier process left it; its I/O waits until the agent decides"
+            );
+        }
+        for line in stale::clean(&tag, &options.run_dir, &options.device_dir, &left) {
             tracing::warn!("{line}");
         }
         let (address, secret, node) = (options.listen, options.secret.clone(), options.node.clone());
+        let credentials = Credentials::new(node.clone(), options.certificate.clone());
+        let accept_before = options.accept_before;
+        let handshakes = Arc::<HandshakeLog>::default();
         let shared = Arc::new(Shared {
             options,
+            credentials: credentials.clone(),
+            handshakes: handshakes.clone(),
             tag,
             version: watch::Sender::new(1),
             routes: RwLock::default(),
@@ -127,7 +151,8 @@ impl Replicator {
         });
         let (gate, sessions) = (shared.clone(), shared.clone());
         let admit: Admit = Arc::new(move |peer, volume| gate.admit(peer, volume));
-        let config = ListenerConfig { address, secret, node, admit };
+        let log = handshakes;
+        let config = ListenerConfig { address, secret, credentials, node, admit, accept_before, log };
         let listener = Listener::bind(config, Arc::new(move |event| sessions.transport(event)))
             .map_err(|source| StartError::Listen { address, source })?;
         Ok(Self { shared, listener })
@@ -196,10 +221,31 @@ impl Shared {
         self.version.send_modify(|v| *v += 1);
     }
 
-    fn admit(&self, peer: &NodeName, volume: &VolumeName) -> Result<Duration, String> {
+    /// A device that an earlier process left of a volume that cannot be opened: what waits for it fails.
+    fn release_left(&self, config: &VolumeConfig) {
+        if self.options.holder.has(config.volume.as_str()) {
+            let config = self.front_end_config(config, Begin::Release);
+            // It ends by itself and says in the log what came of it.
+            drop((self.options.front_end)(config, Arc::new(|_| ())));
+        }
+    }
+
+    fn front_end_config(&self, config: &VolumeConfig, begin: Begin) -> FrontEndConfig {
+        FrontEndConfig {
+            volume: config.volume.clone(),
+            size_bytes: config.size_bytes,
+            tag: self.tag.clone(),
+            run_dir: self.options.run_dir.clone(),
+            device_dir: self.options.device_dir.clone(),
+            holder: self.options.holder.clone(),
+            begin,
+        }
+    }
+
+    fn admit(&self, peer: &NodeName, volume: &VolumeName) -> Result<Admission, String> {
         let volumes = self.volumes();
         let known = volumes.get(volume).ok_or_else(|| format!("{volume} is not attached here"))?;
-        known.peer_timeout(peer).ok_or_else(|| format!("{peer} is not a peer of {volume}"))
+        known.admission(peer).ok_or_else(|| format!("{peer} is not a peer of {volume}"))
     }
 
     /// Sessions that peers opened find their volume here.
@@ -213,6 +259,13 @@ impl Shared {
                 session.id()
             }
             TransportEvent::Frame { session, .. } | TransportEvent::Closed { session, .. } => *session,
+            TransportEvent::Refused { volume, .. } => {
+                let volume = self.volumes().get(volume).cloned();
+                if let Some(volume) = volume {
+                    volume.offer(Input::Transport(event));
+                }
+                return;
+            }
             TransportEvent::DialFailed { .. } => return,
         };
         let ended = matches!(event, TransportEvent::Closed { .. });
@@ -237,7 +290,10 @@ impl Controller for Replicator {
         let version = *version.borrow();
         let mut volumes: Vec<VolumeStatus> = self.shared.volumes().values().map(Volume::status).collect();
         volumes.extend(self.shared.failed().values().cloned());
-        Status { version, node: Some(self.shared.options.node.clone()), volumes }
+        let worker_restarts = self.shared.options.holder.restarts();
+        let handshakes = self.shared.handshakes.counts();
+        let node = Some(self.shared.options.node.clone());
+        Status { version, node, volumes, worker_restarts, handshakes }
     }
 
     async fn configure(&self, config: VolumeConfig) -> Result<VolumeStatus, Problem> {
@@ -258,6 +314,9 @@ impl Controller for Replicator {
                     let name = config.volume.clone();
                     let opened = open::open(&shared, config.clone());
                     shared.note_opened(&config, opened.as_ref().err());
+                    if opened.is_err() {
+                        shared.release_left(&config);
+                    }
                     let volume = opened?;
                     shared.volumes().insert(name, volume.clone());
                     Ok(volume)
@@ -280,6 +339,16 @@ impl Controller for Replicator {
     async fn desired(&self, volume: VolumeName, desired: Desired) -> Result<VolumeStatus, Problem> {
         let volume = self.volume(&volume)?;
         volume.command(|answer| Input::Desired(desired, answer)).await?;
+        Ok(volume.status())
+    }
+
+    async fn verify(
+        &self,
+        volume: VolumeName,
+        request: Option<VerifyRequest>,
+    ) -> Result<VolumeStatus, Problem> {
+        let volume = self.volume(&volume)?;
+        volume.command(|answer| Input::Verify(request, answer)).await?;
         Ok(volume.status())
     }
 

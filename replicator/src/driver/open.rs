@@ -6,7 +6,7 @@ use super::volume::{self, Parts};
 use crate::api::{Backing, Problem, VolumeConfig};
 use crate::clock;
 use crate::control::problem;
-use crate::core::engine::{LOG_IDLE, Setup};
+use crate::core::engine::{LOG_IDLE, Setup, VERIFY_CHUNK};
 use crate::frontend::probe::{PROBE_LEN, Signature, probe};
 use crate::store::{BackingStore, MetaFile};
 use std::io::Read;
@@ -26,6 +26,8 @@ pub(super) fn open(shared: &Arc<Shared>, config: VolumeConfig) -> Result<Volume,
         host_boot: shared.options.host_boot.clone(),
         seed: rand::random(),
         log_idle: LOG_IDLE,
+        verify_chunk: VERIFY_CHUNK,
+        held: shared.options.holder.has(config.volume.as_str()),
     };
     let failed = |e: &dyn std::fmt::Display| problem(500, "storage", "Storage failed", e.to_string());
     let meta_failed = |e: &dyn std::fmt::Display| {

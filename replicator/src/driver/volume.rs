@@ -5,7 +5,7 @@
 
 use super::handle::{Input, Published, Volume};
 use super::{Answer, Shared};
-use crate::api::Problem;
+use crate::api::{Problem, VolumeConfig};
 use crate::clock;
 use crate::control::problem;
 use crate::core::engine::{
@@ -14,7 +14,7 @@ use crate::core::engine::{
 use crate::core::frame::Frame;
 use crate::core::range::Range;
 use crate::frontend::probe::{Signature, probe};
-use crate::frontend::{Errno, FrontEnd, FrontEndConfig, FrontEndEvent, Op};
+use crate::frontend::{Begin, Errno, FrontEnd, FrontEndEvent, Op};
 use crate::store::{BackingStore, Completion, MetaFile, StoreOp};
 use crate::transport::{Dialer, DialerConfig, RawFrame, Session, TransportEvent};
 use crate::types::NodeName;
@@ -165,17 +165,28 @@ impl Owner {
                 let token = self.token(answer);
                 self.give(Event::Desired { token, desired });
             }
+            Input::Verify(request, answer) => {
+                let token = self.token(answer);
+                self.give(match request {
+                    Some(request) => Event::Verify { token, request },
+                    None => Event::StopVerify { token },
+                });
+            }
             Input::ServeUntil(epoch, until) => self.give(Event::ServeUntil { epoch, until }),
             Input::Reconfigure(config, answer) => {
-                let result = self
-                    .engine
-                    .reconfigure(config)
-                    .map_err(|why| problem(409, "configuration", "Cannot change while attached", why));
-                if result.is_ok() {
-                    self.handle.published().config = self.engine.config().clone();
-                    let dialed: Vec<NodeName> = self.dialers.drain().map(|(node, _)| node).collect();
-                    dialed.iter().for_each(|node| self.dial(node, true));
-                }
+                let before = self.engine.config().clone();
+                let result = match self.engine.reconfigure(config, clock::now()) {
+                    Err(why) => Err(problem(409, "configuration", "Cannot change while attached", why)),
+                    Ok(actions) => {
+                        self.handle.published().config = self.engine.config().clone();
+                        // What goes on as it was must not lose its session.
+                        for node in self.redial(&before) {
+                            self.dial(&node, true);
+                        }
+                        self.carry_out(actions);
+                        Ok(())
+                    }
+                };
                 let _ = answer.send(result);
             }
             Input::Look(answer) => {
@@ -215,7 +226,8 @@ impl Owner {
                 }
                 self.give(Event::SessionClosed { session, reason: reason.to_string() });
             }
-            TransportEvent::DialFailed { peer, reason, .. } => self.give(Event::DialFailed { peer, reason }),
+            TransportEvent::DialFailed { peer, reason, .. }
+            | TransportEvent::Refused { peer, reason, .. } => self.give(Event::DialFailed { peer, reason }),
         }
     }
 
@@ -286,9 +298,11 @@ impl Owner {
                 }
                 Action::Dial { peer, wanted } => self.dial(&peer, wanted),
                 Action::Reply { id, result } => self.reply(id, result.map_err(|()| Errno::IO)),
-                Action::StartFrontEnd => self.start_front_end(),
+                Action::StartFrontEnd if self.is_left() => self.start_front_end(Begin::TakeOver),
+                Action::StartFrontEnd => self.start_front_end(Begin::Make),
                 Action::StopFrontEnd { force } => match &self.front {
                     Some(front) => front.stop(force),
+                    None if self.is_left() => self.start_front_end(Begin::Release),
                     None => self.own.push_back(Event::FrontEndStopped(Ok(()))),
                 },
                 Action::Probe(head) => {
@@ -317,12 +331,20 @@ impl Owner {
                     self.shared.version.send_modify(|v| *v += 1);
                 }
                 Action::Alarm(text) => tracing::warn!(volume = %self.engine.config().volume, "{text}"),
+                Action::Note(text) => tracing::info!(volume = %self.engine.config().volume, "{text}"),
             }
         }
     }
 
     fn publish(&self) {
-        self.handle.published().status = self.engine.status();
+        let mut status = self.engine.status();
+        for peer in &mut status.peers {
+            // The newest: an older one is about to end.
+            let newest =
+                self.sessions.iter().filter(|(_, s)| *s.peer() == peer.node).max_by_key(|(id, _)| **id);
+            peer.link = newest.map(|(_, session)| session.link());
+        }
+        self.handle.published().status = status;
     }
 
     fn dial(&mut self, peer: &NodeName, wanted: bool) {
@@ -333,12 +355,15 @@ impl Owner {
         let config = self.engine.config();
         let Some(known) = config.peers.iter().find(|p| p.node == *peer) else { return };
         let dialer = DialerConfig {
-            address: known.address,
+            addresses: std::iter::once(known.address).chain(known.alternatives.iter().copied()).collect(),
+            transport: config.transport,
             secret: self.shared.options.secret.clone(),
             node: self.shared.options.node.clone(),
             peer: peer.clone(),
             volume: config.volume.clone(),
             peer_timeout: Duration::from_millis(config.peer_timeout_ms),
+            credentials: self.shared.credentials.clone(),
+            log: self.shared.handshakes.clone(),
         };
         let sender = self.handle.sender();
         let sink = Arc::new(move |event| {
@@ -347,18 +372,26 @@ impl Owner {
         self.dialers.insert(peer.clone(), Dialer::start(dialer, sink));
     }
 
-    fn start_front_end(&mut self) {
+    /// Peers that are dialed in another way than before.
+    fn redial(&self, before: &VolumeConfig) -> Vec<NodeName> {
+        let now = self.engine.config();
+        let at = |config: &VolumeConfig, node: &NodeName| {
+            let peer = config.peers.iter().find(|p| p.node == *node)?;
+            Some((peer.clone(), config.transport, config.peer_timeout_ms))
+        };
+        self.dialers.keys().filter(|n| at(before, n) != at(now, n)).cloned().collect()
+    }
+
+    /// An earlier process left the device.
+    fn is_left(&self) -> bool {
+        self.shared.options.holder.has(self.engine.config().volume.as_str())
+    }
+
+    fn start_front_end(&mut self, begin: Begin) {
         self.fronts += 1;
         let number = self.fronts;
         let sender = self.handle.sender();
-        let options = &self.shared.options;
-        let config = FrontEndConfig {
-            volume: self.engine.config().volume.clone(),
-            size_bytes: self.engine.config().size_bytes,
-            tag: self.shared.tag.clone(),
-            run_dir: options.run_dir.clone(),
-            device_dir: options.device_dir.clone(),
-        };
+        let config = self.shared.front_end_config(self.engine.config(), begin);
         let sink = Arc::new(move |event| {
             let _ = sender.send(Input::Front(number, event));
         });
@@ -371,6 +404,11 @@ fn store_op(op: CoreStoreOp) -> StoreOp {
         CoreStoreOp::Read(range) => {
             StoreOp::Read { offset: range.start, len: u32::try_from(range.bytes()).unwrap_or(u32::MAX) }
         }
+        CoreStoreOp::Digest(range, piece) => StoreOp::Digest {
+            offset: range.start,
+            len: u32::try_from(range.bytes()).unwrap_or(u32::MAX),
+            piece: u32::try_from(piece).unwrap_or(u32::MAX),
+        },
         CoreStoreOp::Write(offset, data) => StoreOp::Write { offset, data },
         CoreStoreOp::Flush => StoreOp::Flush,
         CoreStoreOp::Discard(range) => StoreOp::Discard { offset: range.start, len: range.bytes() },

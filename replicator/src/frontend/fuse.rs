@@ -4,29 +4,40 @@
 //!
 //! ```text
 //!  start ──► attaching ──ok──► ready ──stop──► stopping ──► Stopped
-//!               │               ▲                 │
-//!               └─► Failed      └── StopRefused ──┘ (mounted, without force)
+//!    │          │               ▲ ▲               │
+//!    │          └─► Failed      │ └─ StopRefused ─┘ (mounted, without force)
+//!    └─► taking over ──ok───────┘
 //! ```
 //!
 //! Attaching asks nothing of the engine, so that it works while the engine is frozen: names, attributes and the
 //! sync with which the kernel sets up a loop device are answered here, and there is no partition scan.
 //!
 //! The process never keeps a file descriptor into its own filesystem, never mounts its own device, and uses both
-//! only on threads apart (`sys::apart`): otherwise its end would wait for itself. When the process dies, the kernel closes the connection and all I/O fails; the
-//! loop device stays attached to the dead file until [`super::stale::clean`] frees it.
+//! only on threads apart (`sys::apart`): otherwise its end would wait for itself.
+//!
+//! A device that is ready is kept by the holder: when the process dies, the next one takes it over. While it is being
+//! attached or stopped it is not kept, because those threads may wait for it in the kernel, and a process whose threads
+//! wait for it could not end. What is not kept the kernel closes when the process dies, and all I/O fails; the loop
+//! device stays attached to the dead file until [`super::stale::clean`] frees it.
 
+mod kept;
 mod proto;
 mod server;
 
 use super::loopdev::{LoopDevice, attached};
-use super::{Device, Errno, EventSink, FrontEnd, FrontEndConfig, FrontEndError, FrontEndEvent, stale, sys};
+use super::{
+    Begin, Device, Errno, EventSink, FrontEnd, FrontEndConfig, FrontEndError, FrontEndEvent, stale, sys,
+};
+use crate::hold::Kept;
 use bytes::Bytes;
+use kept::Session;
+pub use kept::left;
 use proto::Tree;
 use rustix::fs::FileType;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use server::Server;
+use server::{Origin, Server};
 use std::ffi::CString;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -97,6 +108,8 @@ struct Made {
     mounted: bool,
     device: Option<LoopDevice>,
     linked: bool,
+    /// The holder keeps the connection.
+    kept: bool,
 }
 
 fn own(
@@ -108,19 +121,37 @@ fn own(
 ) {
     let mut made = Made {
         name: format!("{}{}", stale::file_prefix(&config.tag), config.volume),
-        dir: stale::private_dir(&config.run_dir).join(format!("{}-{}", config.tag, config.volume)),
+        dir: stale::mount_point(&config.run_dir, &config.tag, config.volume.as_str()),
         symlink: config.device_dir.join(config.volume.as_str()),
         mounted: false,
         device: None,
         linked: false,
+        kept: false,
     };
-    match made.attach(front_end, config, sink, commands) {
+    let left = config.holder.take(config.volume.as_str());
+    let begun = match (config.begin, left) {
+        (Begin::Release, left) => {
+            let problems = made.discard(config, left);
+            tracing::info!(volume = %config.volume, ?problems, "took away what an earlier process left");
+            return sink(FrontEndEvent::Stopped { problems });
+        }
+        (Begin::TakeOver, Some(left)) => made.take_over(left, front_end, config, sink, commands),
+        (Begin::TakeOver, None) => Err(not_taken(config, "nothing is kept of it".into())),
+        (Begin::Make, left) => {
+            if left.is_some() {
+                let problems = made.discard(config, left);
+                tracing::warn!(volume = %config.volume, ?problems, "discarded what an earlier process left");
+            }
+            made.attach(front_end, config, sink, commands)
+        }
+    };
+    match begun {
         Ok(device) => {
             tracing::info!(volume = %config.volume, device = %device.host_path.display(), "block device attached");
             sink(FrontEndEvent::Ready(device));
         }
         Err(error) => {
-            for problem in made.detach_by_force() {
+            for problem in made.detach_by_force(config) {
                 tracing::warn!(volume = %config.volume, problem, "left over after a failed attach");
             }
             return sink(FrontEndEvent::Failed(error));
@@ -128,17 +159,18 @@ fn own(
     }
     loop {
         let problems = match inbox.recv() {
-            Ok(Command::Stop { force: false }) => match made.detach_gently(inbox) {
+            Ok(Command::Stop { force: false }) => match made.detach_gently(inbox, config) {
                 Ok(problems) => problems,
                 Err(error) => {
+                    made.keep(front_end, config);
                     sink(FrontEndEvent::StopRefused(error));
                     continue;
                 }
             },
-            Ok(Command::Stop { force: true }) => made.detach_by_force(),
+            Ok(Command::Stop { force: true }) => made.detach_by_force(config),
             Ok(Command::Ended) | Err(_) => {
                 let mut problems = vec!["the kernel closed the FUSE connection".to_string()];
-                problems.extend(made.detach_by_force());
+                problems.extend(made.detach_by_force(config));
                 problems
             }
         };
@@ -168,7 +200,8 @@ impl Made {
             .map_err(|e| fail("mount a FUSE filesystem on", &self.dir, e.into()))?;
         self.mounted = true;
         let tree = Tree { name: self.name.clone(), size_bytes: config.size_bytes };
-        let server = Server::start(fuse, tree, sink.clone(), move || drop(commands.send(Command::Ended)))
+        let ended = move || drop(commands.send(Command::Ended));
+        let server = Server::start(fuse, Origin::New, tree, sink.clone(), ended)
             .map_err(|e| fail("serve", &self.dir, e))?;
         let _ = front_end.server.set(server);
 
@@ -177,6 +210,77 @@ impl Made {
         if let Some(server) = front_end.server.get() {
             server.attached();
         }
+        let made = self.link(config, device)?;
+        self.keep(front_end, config);
+        Ok(made)
+    }
+
+    /// Goes on where an earlier process stopped.
+    fn take_over(
+        &mut self,
+        left: Kept,
+        front_end: &FuseFrontEnd,
+        config: &FrontEndConfig,
+        sink: &EventSink,
+        commands: Sender<Command>,
+    ) -> Result<Device, FrontEndError> {
+        // Whatever fails from here on, all of it has to go.
+        (self.mounted, self.linked, self.kept) = (true, true, true);
+        let session = Session::decode(&left.state).map_err(|why| not_taken(config, why))?;
+        if (&session.name, session.size_bytes) != (&self.name, config.size_bytes) {
+            let detail = format!("it is {} of {} bytes", session.name, session.size_bytes);
+            return Err(not_taken(config, detail));
+        }
+        let private = stale::private_dir(&config.run_dir);
+        let device = kept::device(&session, &private).map_err(|why| not_taken(config, why))?;
+        self.device = Some(device.clone());
+        let tree = Tree { name: self.name.clone(), size_bytes: config.size_bytes };
+        let ended = move || drop(commands.send(Command::Ended));
+        let server = Server::start(File::from(left.descriptor), Origin::TakenOver, tree, sink.clone(), ended)
+            .map_err(|e| not_taken(config, format!("the kernel does not resend: {e}")))?;
+        let _ = front_end.server.set(server);
+        tracing::info!(volume = %config.volume, device = %device.host_path().display(), "took over the device of an earlier process");
+        self.link(config, device)
+    }
+
+    /// From now on the death of this process is a pause, if there is a holder and the kernel can resend.
+    fn keep(&mut self, front_end: &FuseFrontEnd, config: &FrontEndConfig) {
+        let (Some(server), Some(device)) = (front_end.server.get(), &self.device) else { return };
+        if !config.holder.is_there() {
+            return;
+        }
+        if !server.resends() {
+            tracing::warn!(
+                volume = %config.volume,
+                "this kernel cannot resend FUSE requests (Linux 6.9 can): if the replicator dies, I/O fails and the group fails over"
+            );
+            return;
+        }
+        let session = Session::new(self.name.clone(), config.size_bytes, device.number);
+        match config.holder.keep(config.volume.as_str(), &session.encode(), server.descriptor()) {
+            Ok(kept) => self.kept = kept,
+            Err(error) => {
+                tracing::warn!(volume = %config.volume, %error, "not kept: if the replicator dies, I/O fails");
+            }
+        }
+    }
+
+    /// The holder lets go, so that nothing but this process keeps the connection.
+    fn let_go(&mut self, config: &FrontEndConfig) {
+        if std::mem::take(&mut self.kept) {
+            config.holder.drop_kept(config.volume.as_str());
+        }
+    }
+
+    /// Takes away what an earlier process left: all I/O that waits for it fails.
+    fn discard(&mut self, config: &FrontEndConfig, left: Option<Kept>) -> Vec<String> {
+        let Some(left) = left else { return Vec::new() };
+        (self.mounted, self.linked, self.kept) = (true, true, true);
+        drop(left.descriptor);
+        self.detach_by_force(config)
+    }
+
+    fn link(&mut self, config: &FrontEndConfig, device: LoopDevice) -> Result<Device, FrontEndError> {
         // Made under another name and renamed, so that an old link is replaced without a gap.
         let temp = config.device_dir.join(format!(".{}.new", config.volume));
         let _ = std::fs::remove_file(&temp);
@@ -188,7 +292,12 @@ impl Made {
     }
 
     /// Only if nobody uses the device: nothing is lost. After an Err requests are still served.
-    fn detach_gently(&mut self, inbox: &Receiver<Command>) -> Result<Vec<String>, FrontEndError> {
+    fn detach_gently(
+        &mut self,
+        inbox: &Receiver<Command>,
+        config: &FrontEndConfig,
+    ) -> Result<Vec<String>, FrontEndError> {
+        self.let_go(config);
         if let Some(device) = &self.device {
             // With the claim held, nobody can mount it any more.
             // Fails also if somebody without a claim holds it open, or if its cache cannot be written back.
@@ -211,7 +320,8 @@ impl Made {
     }
 
     /// Fails all I/O first; then nothing can hold up the rest.
-    fn detach_by_force(&mut self) -> Vec<String> {
+    fn detach_by_force(&mut self, config: &FrontEndConfig) -> Vec<String> {
+        self.let_go(config);
         self.unlink();
         // FORCE aborts the connection although the loop device holds the file; DETACH gets rid of the mount.
         let mut problems = self.unmount(UnmountFlags::FORCE | UnmountFlags::DETACH);
@@ -257,6 +367,10 @@ fn make_dir(path: &Path) -> Result<(), FrontEndError> {
 
 fn fail(what: &'static str, path: &Path, source: io::Error) -> FrontEndError {
     FrontEndError::Sys { what, path: path.into(), source }
+}
+
+fn not_taken(config: &FrontEndConfig, detail: String) -> FrontEndError {
+    FrontEndError::TakeOver { volume: config.volume.clone(), detail }
 }
 
 fn with_source(error: &FrontEndError) -> String {

@@ -9,7 +9,8 @@
 //!
 //! Invariants: a request is answered at most once (later answers are dropped); a front end that is starting or
 //! stopping never waits for the engine on the engine's thread; every step of a stop is bounded. If the process
-//! dies, the kernel fails all requests, and [`stale::clean`] of the next process frees the device.
+//! dies, the holder has the connection and the next process takes it over ([`Begin::TakeOver`]); without a holder the
+//! kernel fails all requests, and [`stale::clean`] of the next process frees the device.
 
 pub mod fuse;
 mod loopdev;
@@ -18,6 +19,7 @@ pub mod probe;
 pub mod stale;
 mod sys;
 
+use crate::hold::Holder;
 use crate::types::VolumeName;
 use bytes::Bytes;
 pub use rustix::io::Errno;
@@ -38,6 +40,21 @@ pub struct FrontEndConfig {
     pub run_dir: PathBuf,
     /// Where the symlink `<volume>` is made (`<device-dir>`).
     pub device_dir: PathBuf,
+    /// Who keeps the device when this process dies.
+    pub holder: Holder,
+    /// How to begin.
+    pub begin: Begin,
+}
+
+/// What a front end does first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// Makes a device. What an earlier process left of it goes first.
+    Make,
+    /// Goes on with the device that an earlier process left: requests it has not answered come again.
+    TakeOver,
+    /// Takes the device away that an earlier process left, and ends: I/O that waits for it fails.
+    Release,
 }
 
 /// One request of the kernel. Offsets and lengths are multiples of 4096 and within the volume.
@@ -151,6 +168,14 @@ pub enum FrontEndError {
     Busy {
         /// The device.
         path: PathBuf,
+    },
+    /// What an earlier process left cannot be gone on with.
+    #[error("cannot take over the device of {volume}: {detail}")]
+    TakeOver {
+        /// The volume.
+        volume: VolumeName,
+        /// Why.
+        detail: String,
     },
     /// No free loop device could be had.
     #[error("no loop device could be attached in {tries} tries: others took each one first")]

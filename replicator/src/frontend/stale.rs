@@ -53,12 +53,16 @@ pub fn node_tag(state_dir: &Path, node: &NodeName) -> io::Result<String> {
 
 /// Frees loop devices, FUSE mounts and symlinks that an earlier process of the node with this tag left.
 /// Returns what it did and what it could not do, one sentence each. To be called before the first front end
-/// starts; blocks a few seconds at most.
+/// starts; blocks a few seconds at most. Spared are FUSE files, by name, that somebody goes on with.
 #[must_use]
-pub fn clean(tag: &str, run_dir: &Path, device_dir: &Path) -> Vec<String> {
+pub fn clean(tag: &str, run_dir: &Path, device_dir: &Path, spared: &[String]) -> Vec<String> {
     let mut report = Vec::new();
     let source = mount_source(tag);
+    let spare = |name: &str| spared.iter().any(|s| s == name);
     for dir in mounts_from(&source) {
+        if dir.file_name().and_then(|n| n.to_str()).is_some_and(|n| spare(&format!("baton-{n}"))) {
+            continue;
+        }
         report.push(match unmount(&dir, UnmountFlags::FORCE | UnmountFlags::DETACH) {
             Ok(()) => format!("unmounted the stale filesystem on {}", dir.display()),
             Err(e) => format!("cannot unmount the stale filesystem on {}: {e}", dir.display()),
@@ -68,7 +72,7 @@ pub fn clean(tag: &str, run_dir: &Path, device_dir: &Path) -> Vec<String> {
     let prefix = file_prefix(tag);
     let private = private_dir(run_dir);
     for (number, name) in attached() {
-        if !name.starts_with(&prefix) {
+        if !name.starts_with(&prefix) || spare(&name) {
             continue;
         }
         let freed = LoopDevice::numbered(number, &private)
@@ -84,7 +88,7 @@ pub fn clean(tag: &str, run_dir: &Path, device_dir: &Path) -> Vec<String> {
         let number = target.to_str().and_then(|t| t.strip_prefix("/dev/loop")?.parse::<u32>().ok());
         let Some(number) = number else { continue };
         // A device that somebody else uses now is theirs; ours, or nobody's, is stale.
-        if backing_name(number).is_none_or(|name| name.starts_with(&prefix)) {
+        if backing_name(number).is_none_or(|name| name.starts_with(&prefix) && !spare(&name)) {
             report.push(match std::fs::remove_file(link.path()) {
                 Ok(()) => format!("removed the stale symlink {}", link.path().display()),
                 Err(e) => format!("cannot remove the stale symlink {}: {e}", link.path().display()),
@@ -92,6 +96,11 @@ pub fn clean(tag: &str, run_dir: &Path, device_dir: &Path) -> Vec<String> {
         }
     }
     report
+}
+
+/// The mount point of a FUSE file, which has the file's name without "baton-".
+pub(super) fn mount_point(run_dir: &Path, tag: &str, volume: &str) -> PathBuf {
+    private_dir(run_dir).join(format!("{tag}-{volume}"))
 }
 
 /// What the names of this node's FUSE files begin with.
@@ -163,7 +172,7 @@ mod tests {
         let stale = link("web", "/dev/loop987654");
         let other = link("disk", "/dev/sda");
         std::fs::write(dir.path().join("file"), "x").unwrap();
-        let report = clean("nobody-00000000", dir.path(), dir.path());
+        let report = clean("nobody-00000000", dir.path(), dir.path(), &[]);
         assert_eq!(report, [format!("removed the stale symlink {}", stale.display())]);
         assert!(other.is_symlink() && !stale.is_symlink());
     }

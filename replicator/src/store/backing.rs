@@ -9,6 +9,7 @@
 use super::op::{StoreOp, Touched};
 use super::{AlignedBuf, BLOCK, Completion, StoreError};
 use crate::api::Backing;
+use crate::core::digest::digests;
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, SeekFrom, fallocate, flock, seek};
 use std::collections::VecDeque;
@@ -354,6 +355,11 @@ impl Shared {
                 let mut buf = AlignedBuf::zeroed(*len as usize);
                 self.file.read_exact_at(&mut buf, *offset)?;
                 return Ok(Some(buf.into_bytes()));
+            }
+            StoreOp::Digest { offset, len, piece } => {
+                let mut buf = AlignedBuf::zeroed(*len as usize);
+                self.file.read_exact_at(&mut buf, *offset)?;
+                return Ok(Some(digests(&buf, *piece as usize)));
             }
             StoreOp::Write { offset, data } if AlignedBuf::is_aligned(data) => {
                 self.file.write_all_at(data, *offset)?

@@ -34,6 +34,19 @@ impl AlignedBuf {
         Self { ptr, len }
     }
 
+    /// The same, with all its pages in memory: the kernel can copy into it without a page fault. A page fault of a
+    /// process that is being killed fails, and with it the request whose data was being copied.
+    #[must_use]
+    pub fn resident(len: usize) -> Self {
+        let buf = Self::zeroed(len);
+        for page in (0..len).step_by(ALIGN) {
+            // SAFETY: `page` is below `len`, and nobody else refers to the memory. Volatile: zero over zero would
+            // otherwise be left out.
+            unsafe { buf.ptr.as_ptr().add(page).write_volatile(0) };
+        }
+        buf
+    }
+
     /// A buffer with a copy of `bytes`.
     #[must_use]
     pub fn copy_of(bytes: &[u8]) -> Self {

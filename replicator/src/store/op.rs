@@ -16,6 +16,15 @@ pub enum StoreOp {
         /// How many bytes.
         len: u32,
     },
+    /// Completed with the digests of its pieces, see [`crate::core::digest`]: hashed on the store's thread.
+    Digest {
+        /// First byte.
+        offset: u64,
+        /// How many bytes.
+        len: u32,
+        /// Bytes per digest.
+        piece: u32,
+    },
     /// Completed when all of it is written (not yet durable).
     Write {
         /// First byte.
@@ -45,7 +54,9 @@ impl StoreOp {
     /// The bytes it touches and whether it changes them; none for a flush.
     pub(super) fn range(&self) -> Option<Touched> {
         let (offset, len, changes) = match self {
-            Self::Read { offset, len } => (*offset, u64::from(*len), false),
+            Self::Read { offset, len } | Self::Digest { offset, len, .. } => {
+                (*offset, u64::from(*len), false)
+            }
             Self::Write { offset, data } => (*offset, data.len() as u64, true),
             Self::Discard { offset, len } | Self::WriteZeroes { offset, len } => (*offset, *len, true),
             Self::Flush => return None,
@@ -56,6 +67,7 @@ impl StoreOp {
     fn name(&self) -> &'static str {
         match self {
             Self::Read { .. } => "read",
+            Self::Digest { .. } => "digest",
             Self::Write { .. } => "write",
             Self::Flush => "flush",
             Self::Discard { .. } => "discard",

@@ -1,34 +1,52 @@
-//! Mutual authentication: who is there, proved with the cluster secret.
+//! Mutual authentication: who is there, proved with the cluster secret and, with TLS, with the node's certificate.
 //!
 //! ```text
 //! listener → dialer   CHALLENGE  listener's nonce
-//! dialer → listener   HELLO      dialer's nonce, dialer, listener, volume, proof D
-//! listener → dialer   WELCOME    proof L          (or REFUSED: why)
+//! dialer → listener   OPEN       version, TLS or plain
+//! listener → dialer   OPENED     version                          (or REFUSED: why)
+//!                     TLS 1.3 handshake, both with their certificates, unless plain; what follows is inside it
+//! dialer → listener   HELLO      dialer's nonce, dialer, listener, volume, channel, token, proof D
+//! listener → dialer   WELCOME    proof L                          (or REFUSED: why)
 //! ```
 //!
-//! A proof is HMAC-SHA256 over the direction, the protocol version, both nonces, both names and the volume. The
-//! listener answers every wrong proof in the same way and tells nothing else to who has not proved himself; the
-//! dialer takes a refusal for what it is, an unauthenticated hint.
+//! A proof is HMAC-SHA256 over the direction, the protocol version, both nonces, both names, the volume, which of the
+//! session's connections this is, and a value that only the two ends of this TLS connection know: whoever sits
+//! between them with a stolen authority still needs the secret. The listener answers every wrong proof in the same way
+//! and tells nothing else to who has not proved himself; the dialer takes a refusal for what it is, an unauthenticated
+//! hint.
+//!
+//! *Version 1*, of the release before, has no OPEN and no TLS: HELLO follows CHALLENGE, without channel and token, and
+//! one connection is the session. Its listener hangs up at an OPEN.
 
+use super::failure::AuthError;
 use super::frame::{
-    FrameError, KIND_CHALLENGE, KIND_HELLO, KIND_REFUSED, KIND_WELCOME, RawFrame, ReadError, VERSION,
-    read_frame,
+    KIND_CHALLENGE, KIND_HELLO, KIND_OPEN, KIND_OPENED, KIND_REFUSED, KIND_WELCOME, RawFrame, read_frame,
 };
 use super::secret::Secret;
-use crate::types::{NodeName, VolumeName};
+use crate::types::{NodeName, Transport, VolumeName};
 use rand::RngCore;
 use std::io::{self, Read, Write};
-use std::time::Duration;
 
-/// Largest frame before authentication: three names of 63 bytes, nonce, proof, or a refusal's text.
+/// Version of the handshake. 2: OPEN, TLS, two connections.
+pub(super) const VERSION: u16 = 2;
+/// The release before.
+const VERSION_BEFORE: u16 = 1;
+/// Largest frame before authentication: three names of 63 bytes, nonce, token, proof, or a refusal's text.
 const MAX_HANDSHAKE_HEAD: usize = 1024;
 const NONCE_LEN: usize = 32;
+const TOKEN_LEN: usize = 16;
 const MAC_LEN: usize = 32;
 const LABEL_DIALER: &str = "baton replication: dialer to listener";
 const LABEL_LISTENER: &str = "baton replication: listener to dialer";
 
 /// What the dialer is told about a proof that does not hold, and its own word for the same.
-const WRONG_SECRET: &str = "the proof does not hold: the two nodes have different cluster secrets";
+pub(super) const WRONG_SECRET: &str = "the proof does not hold: the two nodes have different cluster secrets";
+
+pub(super) type Nonce = [u8; NONCE_LEN];
+/// Names a session while its second connection comes about.
+pub(super) type Token = [u8; TOKEN_LEN];
+/// What only the two ends of a TLS connection know; zeroes if plain.
+pub(super) type Binding = [u8; 32];
 
 /// Who talks to whom about what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,135 +56,211 @@ pub(super) struct Parties {
     pub volume: VolumeName,
 }
 
-/// Why there is no session.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum AuthError {
-    #[error("the handshake broke off: {0}")]
-    Io(io::Error),
-    #[error("the handshake broke off: {0}")]
-    Frame(FrameError),
-    #[error("unexpected message in the handshake")]
-    Unexpected,
-    #[error("{WRONG_SECRET}")]
-    WrongSecret,
-    #[error("the node at this address is not {0}: {1}")]
-    WrongNode(NodeName, String),
-    #[error("refused by the peer: {0}")]
-    Refused(String),
-    #[error("refused here: {0}")]
-    NotAdmitted(String),
+/// Which of a session's two connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Channel {
+    /// What the dialer says: the blocks.
+    Bulk = 1,
+    /// What the listener says, acknowledgements above all, and the dialer's pings.
+    Acks = 2,
 }
 
-impl From<ReadError> for AuthError {
-    fn from(e: ReadError) -> Self {
-        match e {
-            ReadError::Io(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                Self::Io(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))
-            }
-            ReadError::Io(e) => Self::Io(e),
-            ReadError::Frame(e) => Self::Frame(e),
-        }
+/// What a proof covers besides nonces and parties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Terms {
+    /// Version 1.
+    Before,
+    /// Version 2.
+    Now {
+        /// Which connection.
+        channel: Channel,
+        /// Of which session.
+        token: Token,
+        /// Inside of which TLS connection.
+        binding: Binding,
+    },
+}
+
+/// Dialer: waits for the listener's nonce.
+pub(super) fn challenged(stream: &mut impl Read) -> Result<Nonce, AuthError> {
+    let frame = read_frame(stream, MAX_HANDSHAKE_HEAD, 0)?;
+    match frame.kind {
+        KIND_CHALLENGE => Nonce::try_from(&frame.head[..]).map_err(|_| AuthError::Unexpected),
+        KIND_REFUSED => Err(refusal(&frame)),
+        _ => Err(AuthError::Unexpected),
     }
 }
 
-impl From<io::Error> for AuthError {
-    fn from(e: io::Error) -> Self {
-        Self::Io(e)
+/// Dialer: offers a version and a transport.
+pub(super) fn open(stream: &mut (impl Read + Write), transport: Transport) -> Result<(), AuthError> {
+    let mut head = VERSION.to_le_bytes().to_vec();
+    head.push(transport_byte(transport));
+    send(stream, KIND_OPEN, head)?;
+    let answer = match read_frame(stream, MAX_HANDSHAKE_HEAD, 0).map_err(AuthError::from) {
+        // What the release before does with a message that it does not know.
+        Err(AuthError::Io(e)) if hung_up(&e) => return Err(AuthError::Older),
+        other => other?,
+    };
+    match answer.kind {
+        KIND_OPENED if answer.head[..] == VERSION.to_le_bytes() => Ok(()),
+        KIND_REFUSED => Err(refusal(&answer)),
+        _ => Err(AuthError::Unexpected),
     }
 }
 
-/// The dialer's side.
+/// Dialer: says who it is, and has the listener prove itself.
 pub(super) fn dial(
     stream: &mut (impl Read + Write),
     secret: &Secret,
+    nonce: &Nonce,
     parties: &Parties,
+    terms: &Terms,
 ) -> Result<(), AuthError> {
-    let challenge = read_frame(stream, MAX_HANDSHAKE_HEAD, 0)?;
-    if challenge.kind == KIND_REFUSED {
-        return Err(refusal(&challenge));
-    }
-    if challenge.kind != KIND_CHALLENGE || challenge.head.len() != NONCE_LEN {
-        return Err(AuthError::Unexpected);
-    }
-    let nonce = fresh_nonce();
-    let transcript = Transcript { listener_nonce: &challenge.head, dialer_nonce: &nonce, parties };
-    let mut hello = nonce.to_vec();
+    let own = fresh();
+    let transcript = transcript(nonce, &own, parties, terms);
+    let parts: Vec<&[u8]> = transcript.iter().map(Vec::as_slice).collect();
+    let mut hello = own.to_vec();
     for name in [parties.dialer.as_str(), parties.listener.as_str(), parties.volume.as_str()] {
         hello.push(name.len() as u8); // at most 63, see BadName
         hello.extend_from_slice(name.as_bytes());
     }
-    hello.extend_from_slice(&secret.mac(LABEL_DIALER, &transcript.parts()));
-    send(stream, KIND_HELLO, hello)?;
-    let answer = read_frame(stream, MAX_HANDSHAKE_HEAD, 0)?;
+    if let Terms::Now { channel, token, .. } = terms {
+        hello.push(*channel as u8);
+        hello.extend_from_slice(token);
+    }
+    hello.extend_from_slice(&secret.mac(LABEL_DIALER, &parts));
+    // A listener that refused our certificate has hung up by now, and said why before.
+    let sent = send(stream, KIND_HELLO, hello);
+    let answer = match (read_frame(stream, MAX_HANDSHAKE_HEAD, 0).map_err(AuthError::from), sent) {
+        (Err(AuthError::Io(_)), Err(e)) => return Err(e.into()),
+        (answer, _) => answer?,
+    };
     match answer.kind {
-        KIND_WELCOME if secret.verify(LABEL_LISTENER, &transcript.parts(), &answer.head) => Ok(()),
+        KIND_WELCOME if secret.verify(LABEL_LISTENER, &parts, &answer.head) => Ok(()),
         KIND_WELCOME => Err(AuthError::WrongSecret),
         KIND_REFUSED => Err(refusal(&answer)),
         _ => Err(AuthError::Unexpected),
     }
 }
 
-/// The listener's side. `admit` is asked after the dialer has proved itself.
-pub(super) fn listen(
-    stream: &mut (impl Read + Write),
-    secret: &Secret,
-    node: &NodeName,
-    admit: impl FnOnce(&NodeName, &VolumeName) -> Result<Duration, String>,
-) -> Result<(Parties, Duration), AuthError> {
-    let nonce = fresh_nonce();
+/// What a dialer said first.
+#[derive(Debug)]
+pub(super) enum First {
+    /// It is of the release before, and this is its HELLO.
+    Before(RawFrame),
+    /// It wants this.
+    Open(Transport),
+}
+
+/// Listener: challenges, and hears what the dialer wants.
+pub(super) fn challenge(stream: &mut (impl Read + Write)) -> Result<(Nonce, First), AuthError> {
+    let nonce = fresh();
     send(stream, KIND_CHALLENGE, nonce.to_vec())?;
-    let hello = read_frame(stream, MAX_HANDSHAKE_HEAD, 0)?;
-    let (dialer_nonce, parties, mac) = parse_hello(&hello).ok_or(AuthError::Unexpected)?;
-    let transcript = Transcript { listener_nonce: &nonce, dialer_nonce, parties: &parties };
-    if !secret.verify(LABEL_DIALER, &transcript.parts(), mac) {
-        let _ = send(stream, KIND_REFUSED, WRONG_SECRET.into());
-        return Err(AuthError::WrongSecret);
-    }
-    if parties.listener != *node {
-        let text = format!("this is {node}");
-        let _ = send(stream, KIND_REFUSED, text.clone().into());
-        return Err(AuthError::WrongNode(parties.listener, text));
-    }
-    match admit(&parties.dialer, &parties.volume) {
-        Ok(peer_timeout) => {
-            send(stream, KIND_WELCOME, secret.mac(LABEL_LISTENER, &transcript.parts()).to_vec())?;
-            Ok((parties, peer_timeout))
+    let first = match read_frame(stream, MAX_HANDSHAKE_HEAD, 0).map_err(AuthError::from) {
+        // A doctor, or a scanner of ports.
+        Err(AuthError::Io(e)) if hung_up(&e) => return Err(AuthError::Silent),
+        other => other?,
+    };
+    match (first.kind, &first.head[..]) {
+        (KIND_HELLO, _) => Ok((nonce, First::Before(first))),
+        // A newer release may append to it; it takes the version that it is answered.
+        (KIND_OPEN, [low, high, transport, ..]) if u16::from_le_bytes([*low, *high]) >= VERSION => {
+            let transport = match transport {
+                0 => Transport::Plain,
+                1 => Transport::Tls,
+                _ => return Err(AuthError::Unexpected),
+            };
+            Ok((nonce, First::Open(transport)))
         }
-        Err(why) => {
-            let why: String = why.chars().take(MAX_HANDSHAKE_HEAD / 4).collect();
-            let _ = send(stream, KIND_REFUSED, why.clone().into());
-            Err(AuthError::NotAdmitted(why))
-        }
+        _ => Err(AuthError::Unexpected),
     }
 }
 
-/// Tells a stranger that there is no room, before the challenge.
+/// Listener: takes the offer.
+pub(super) fn opened(stream: &mut impl Write) -> Result<(), AuthError> {
+    Ok(send(stream, KIND_OPENED, VERSION.to_le_bytes().to_vec())?)
+}
+
+/// Listener: reads the HELLO inside of what was opened.
+pub(super) fn hello(stream: &mut impl Read) -> Result<RawFrame, AuthError> {
+    Ok(read_frame(stream, MAX_HANDSHAKE_HEAD, 0)?)
+}
+
+/// Listener: checks a HELLO. `binding`: none in version 1.
+pub(super) fn check(
+    secret: &Secret,
+    nonce: &Nonce,
+    hello: &RawFrame,
+    binding: Option<Binding>,
+) -> Result<Proved, AuthError> {
+    let Hello { nonce: own, parties, terms, mac } =
+        parse_hello(hello, binding).ok_or(AuthError::Unexpected)?;
+    let transcript = transcript(nonce, own, &parties, &terms);
+    let parts: Vec<&[u8]> = transcript.iter().map(Vec::as_slice).collect();
+    if !secret.verify(LABEL_DIALER, &parts, mac) {
+        return Err(AuthError::WrongSecret);
+    }
+    Ok(Proved { welcome: secret.mac(LABEL_LISTENER, &parts).to_vec(), parties, terms })
+}
+
+/// A dialer that knows the secret.
+#[derive(Debug)]
+pub(super) struct Proved {
+    pub parties: Parties,
+    pub terms: Terms,
+    welcome: Vec<u8>,
+}
+
+impl Proved {
+    /// Listener: lets it in.
+    pub fn welcome(self, stream: &mut impl Write) -> Result<(Parties, Terms), AuthError> {
+        send(stream, KIND_WELCOME, self.welcome)?;
+        Ok((self.parties, self.terms))
+    }
+}
+
+/// Tells the dialer that there will be no session.
 pub(super) fn refuse(stream: &mut impl Write, why: &str) {
+    let why: String = why.chars().take(MAX_HANDSHAKE_HEAD / 4).collect();
     let _ = send(stream, KIND_REFUSED, why.into());
 }
 
-struct Transcript<'a> {
-    listener_nonce: &'a [u8],
-    dialer_nonce: &'a [u8],
-    parties: &'a Parties,
+/// Names a session.
+pub(super) fn token() -> Token {
+    let mut token = Token::default();
+    rand::rng().fill_bytes(&mut token);
+    token
 }
 
-impl Transcript<'_> {
-    fn parts(&self) -> [&[u8]; 6] {
-        const VERSION_BYTES: [u8; 2] = VERSION.to_le_bytes();
-        [
-            &VERSION_BYTES,
-            self.listener_nonce,
-            self.dialer_nonce,
-            self.parties.dialer.as_str().as_bytes(),
-            self.parties.listener.as_str().as_bytes(),
-            self.parties.volume.as_str().as_bytes(),
-        ]
+fn transcript(listener: &Nonce, dialer: &[u8], parties: &Parties, terms: &Terms) -> Vec<Vec<u8>> {
+    let version = match terms {
+        Terms::Before => VERSION_BEFORE,
+        Terms::Now { .. } => VERSION,
+    };
+    let mut parts = vec![version.to_le_bytes().to_vec(), listener.to_vec(), dialer.to_vec()];
+    for name in [parties.dialer.as_str(), parties.listener.as_str(), parties.volume.as_str()] {
+        parts.push(name.as_bytes().to_vec());
+    }
+    if let Terms::Now { channel, token, binding } = terms {
+        parts.extend([vec![*channel as u8], token.to_vec(), binding.to_vec()]);
+    }
+    parts
+}
+
+fn transport_byte(transport: Transport) -> u8 {
+    match transport {
+        Transport::Plain => 0,
+        Transport::Tls => 1,
     }
 }
 
-fn fresh_nonce() -> [u8; NONCE_LEN] {
-    let mut nonce = [0; NONCE_LEN];
+fn hung_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
+}
+
+fn fresh() -> Nonce {
+    let mut nonce = Nonce::default();
     rand::rng().fill_bytes(&mut nonce);
     nonce
 }
@@ -175,7 +269,8 @@ fn send(stream: &mut impl Write, kind: u16, head: Vec<u8>) -> io::Result<()> {
     let frame = RawFrame::new(kind, head);
     let mut bytes = frame.header().to_vec();
     bytes.extend_from_slice(&frame.head);
-    stream.write_all(&bytes)
+    stream.write_all(&bytes)?;
+    stream.flush()
 }
 
 fn refusal(frame: &RawFrame) -> AuthError {
@@ -184,7 +279,14 @@ fn refusal(frame: &RawFrame) -> AuthError {
     if text == WRONG_SECRET { AuthError::WrongSecret } else { AuthError::Refused(text) }
 }
 
-fn parse_hello(hello: &RawFrame) -> Option<(&[u8], Parties, &[u8])> {
+struct Hello<'a> {
+    nonce: &'a [u8],
+    parties: Parties,
+    terms: Terms,
+    mac: &'a [u8],
+}
+
+fn parse_hello(hello: &RawFrame, binding: Option<Binding>) -> Option<Hello<'_>> {
     if hello.kind != KIND_HELLO {
         return None;
     }
@@ -198,5 +300,20 @@ fn parse_hello(hello: &RawFrame) -> Option<(&[u8], Parties, &[u8])> {
     let dialer = NodeName::new(name()?).ok()?;
     let listener = NodeName::new(name()?).ok()?;
     let volume = VolumeName::new(name()?).ok()?;
-    (rest.len() == MAC_LEN).then_some((nonce, Parties { dialer, listener, volume }, rest))
+    let terms = match binding {
+        None => Terms::Before,
+        Some(binding) => {
+            let (channel, after) = rest.split_first()?;
+            let (token, after) = after.split_at_checked(TOKEN_LEN)?;
+            rest = after;
+            let channel = match channel {
+                1 => Channel::Bulk,
+                2 => Channel::Acks,
+                _ => return None,
+            };
+            Terms::Now { channel, token: token.try_into().ok()?, binding }
+        }
+    };
+    let parties = Parties { dialer, listener, volume };
+    (rest.len() == MAC_LEN).then_some(Hello { nonce, parties, terms, mac: rest })
 }

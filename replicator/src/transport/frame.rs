@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Invariant: no length is used before it is checked, nothing is delivered before its checksum is. The version
-//! grows when this layout changes; a peer of another version is told so in the handshake and not talked to.
+//! grows when this layout changes; a peer of another version is told so in the handshake and not talked to. The
+//! handshake has a version of its own, see `auth`.
 
 use crate::store::AlignedBuf;
 use bytes::Bytes;
@@ -25,7 +26,7 @@ pub const MAX_HEAD: usize = 64 * 1024;
 pub const MAX_BODY: usize = 2 * 1024 * 1024;
 /// Kinds from here on belong to the transport itself.
 pub const RESERVED_KINDS: u16 = 0xff00;
-/// Version of the layout above and of the handshake.
+/// Version of the layout above.
 pub(super) const VERSION: u16 = 1;
 /// Length of the fixed header.
 pub(super) const HEADER_LEN: usize = 24;
@@ -42,6 +43,10 @@ pub(super) const KIND_HELLO: u16 = 0xff03;
 pub(super) const KIND_WELCOME: u16 = 0xff04;
 /// Listener to dialer: why not.
 pub(super) const KIND_REFUSED: u16 = 0xff05;
+/// Dialer to listener: the version and transport it wants.
+pub(super) const KIND_OPEN: u16 = 0xff06;
+/// Listener to dialer: the version it takes.
+pub(super) const KIND_OPENED: u16 = 0xff07;
 
 /// A message: a kind, a small head (fields) and a body (blocks).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,24 +1,35 @@
-//! The way to the peers: framed, authenticated TCP sessions, one per volume and peer.
+//! The way to the peers: framed, authenticated sessions over TCP, with TLS 1.3 unless the volume says plain; one per
+//! volume and peer.
 //!
 //! Nothing here knows what a frame means. Sessions carry [`RawFrame`]s in order, without loss while they live;
 //! a session that ends says why, once, and is never revived: a new one takes its place.
 //!
-//! Of two nodes, the one whose name sorts lower has the [`Dialer`] for a volume, the other waits at its
-//! [`Listener`]; so there is one session at a time.
+//! A primary has a [`Dialer`] for a volume and peer, the secondary waits at its [`Listener`]; so there is one session
+//! at a time. A session has two connections, see `session`.
 //!
-//! Invariants: no frame is delivered before both sides have proved that they know the cluster secret; lengths
-//! are checked before use, checksums before delivery; what is queued is bounded. Every event of a session comes
-//! in order: Opened, Frame…, Closed. If a thread here dies, the process dies (`panic = "abort"`).
+//! Invariants: no frame is delivered before both sides have proved that they know the cluster secret and, with TLS,
+//! have shown valid certificates of the very nodes they say they are; lengths are checked before use, checksums before
+//! delivery; what is queued is bounded. Every event of a session comes in order: Opened, Frame…, Closed. If a thread
+//! here dies, the process dies (`panic = "abort"`).
 
 mod auth;
-mod connect;
+mod credentials;
+mod dial;
+mod early;
+mod failure;
 mod frame;
+mod listen;
+mod reading;
 mod reason;
 pub mod secret;
 mod session;
+mod wire;
 
-pub use connect::{Admit, Dialer, DialerConfig, Listener, ListenerConfig};
+pub use credentials::Credentials;
+pub use dial::{Dialer, DialerConfig};
+pub use failure::HandshakeLog;
 pub use frame::{FrameError, MAX_BODY, MAX_HEAD, RESERVED_KINDS, RawFrame};
+pub use listen::{Admission, Admit, Listener, ListenerConfig};
 pub use reason::{CloseReason, SendError};
 pub use secret::{Secret, SecretError};
 pub use session::Session;
@@ -54,6 +65,15 @@ pub enum TransportEvent {
         /// The peer.
         peer: NodeName,
         /// The volume.
+        volume: VolumeName,
+        /// Why, as one sentence.
+        reason: String,
+    },
+    /// A listener refused a peer that proved itself, because the two are not configured alike.
+    Refused {
+        /// The peer.
+        peer: NodeName,
+        /// The volume it came for.
         volume: VolumeName,
         /// Why, as one sentence.
         reason: String,

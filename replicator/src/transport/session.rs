@@ -1,20 +1,32 @@
 //! One session: a reader thread, a writer thread and a bounded queue between the owner and the socket.
 //!
+//! ```text
+//! dialer (primary)                                      listener (secondary)
+//!   writer ─────── bulk: writes, resync, commands ────────────► reader
+//!   reader ◄────── acks: acknowledgements, bitmaps, pings ───── writer
+//!          ─────── acks: pings ───────────────────────────────► watcher
+//! ```
+//!
+//! Each side's frames go by one connection, so that they stay in order; with TLS a connection is encrypted by one side
+//! and decrypted by the other, at the same time as the other connection. The dialer's pings go by the connection of the
+//! acknowledgements and never wait behind blocks. With the release before, one connection is both.
+//!
 //! Small frames leave from the thread that sends them, if nothing is queued: no thread has to wake up for a
 //! 4 KiB write. Everything else is queued and written by the writer, which also says "I am alive" when nothing
-//! was sent for a while. The reader delivers frames and ends the session when nothing came for `peer_timeout`.
+//! was sent for a while. Readers end the session when nothing came by any connection for `peer_timeout`; blocks that are
+//! stuck while pings come are for the owner to notice.
 //!
 //! Invariants: frames leave in the order of `send`; Closed is reported exactly once, by the reader, as the last
-//! event; the first reason to close stands.
+//! event; the first reason to close stands; a session never outlives one of its connections.
 
-use super::frame::{HEADER_LEN, KIND_PING, MAX_BODY, MAX_HEAD, RESERVED_KINDS, ReadError, read_frame};
+use super::frame::{HEADER_LEN, KIND_PING, RESERVED_KINDS};
+use super::wire::Wire;
 use super::{CloseReason, EventSink, FrameError, RawFrame, SendError, SessionId, TransportEvent};
+use crate::api::LinkStatus;
 use crate::types::{NodeName, VolumeName};
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, BufReader, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
@@ -24,13 +36,13 @@ use std::time::{Duration, Instant};
 /// and the primary's memory is finite.
 const MAX_QUEUED: usize = 64 << 20;
 /// Silence after which a ping is sent: several fit into the shortest sensible `peer_timeout`.
-const PING_INTERVAL: Duration = Duration::from_millis(200);
+pub(super) const PING_INTERVAL: Duration = Duration::from_millis(200);
 /// Frames up to this size are written by the calling thread; copying more would hold it up (64 KiB: about 10 us).
 const INLINE_MAX: usize = 64 << 10;
+/// The same where they must be encrypted first, which costs as much as copying several times as many.
+const INLINE_MAX_TLS: usize = 17 << 10;
 /// Frames that go into one system call: IOV_MAX is 1024, three parts each, and 32 are plenty.
 const BATCH: usize = 32;
-/// Read-ahead of the socket: small frames come several per system call.
-const READ_BUFFER: usize = 64 << 10;
 
 /// A handle on a session; clones name the same one. Dropping handles does not close it.
 #[derive(Clone)]
@@ -38,12 +50,39 @@ pub struct Session {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    id: SessionId,
+/// The connections of a session.
+pub(super) enum Lines {
+    /// One for both directions: version 1.
+    One(Arc<Wire>),
+    /// One for the dialer's frames, one for the listener's.
+    Two {
+        /// The dialer's.
+        bulk: Arc<Wire>,
+        /// The listener's.
+        acks: Arc<Wire>,
+    },
+}
+
+/// Who made the connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Dialer,
+    Listener,
+}
+
+pub(super) struct Inner {
+    pub id: SessionId,
     peer: NodeName,
     volume: VolumeName,
-    stream: TcpStream,
-    peer_timeout: Duration,
+    pub side: Side,
+    /// Where our frames go.
+    pub away: Arc<Wire>,
+    /// Where the peer's come from.
+    pub home: Arc<Wire>,
+    pub peer_timeout: Duration,
+    pub began: Instant,
+    /// When something was last received by either connection: milliseconds since `began`.
+    pub heard_ms: AtomicU64,
     out: Mutex<Out>,
     wake: Condvar,
 }
@@ -53,6 +92,8 @@ struct Out {
     queue: VecDeque<Pending>,
     queued_bytes: usize,
     writing: bool,
+    /// The wire holds something back that must leave first.
+    held_back: bool,
     sent: bool,
     closed: Option<CloseReason>,
 }
@@ -68,7 +109,8 @@ impl Session {
     /// Starts the threads on an authenticated connection and reports Opened, in this order: nothing of the
     /// session is reported before.
     pub(super) fn start(
-        stream: TcpStream,
+        lines: Lines,
+        side: Side,
         peer: NodeName,
         volume: VolumeName,
         peer_timeout: Duration,
@@ -77,20 +119,39 @@ impl Session {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // The reader looks at the clock this often; a timeout is late by at most an eighth.
         let tick = (peer_timeout / 8).clamp(Duration::from_millis(10), Duration::from_millis(100));
-        stream.set_read_timeout(Some(tick))?;
-        stream.set_write_timeout(Some(peer_timeout.max(tick)))?;
+        let (away, home) = match (lines, side) {
+            (Lines::One(wire), _) => (wire.clone(), wire),
+            (Lines::Two { bulk, acks }, Side::Dialer) => (bulk, acks),
+            (Lines::Two { bulk, acks }, Side::Listener) => (acks, bulk),
+        };
+        for wire in [&away, &home] {
+            wire.set_timeouts(tick, peer_timeout.max(tick))?;
+        }
         let inner = Arc::new(Inner {
             id: SessionId(NEXT.fetch_add(1, Ordering::Relaxed)),
             peer,
             volume,
-            stream,
+            side,
+            away,
+            home,
             peer_timeout,
+            began: Instant::now(),
+            heard_ms: AtomicU64::new(0),
             out: Mutex::default(),
             wake: Condvar::new(),
         });
         let session = Self { inner: inner.clone() };
         let writer = inner.clone();
         thread::Builder::new().name("peer-writer".into()).spawn(move || writer.write_loop())?;
+        if !inner.is_single() && side == Side::Listener {
+            let watcher = inner.clone();
+            let spawned =
+                thread::Builder::new().name("peer-watcher".into()).spawn(move || watcher.watch_loop());
+            if let Err(e) = spawned {
+                session.close("no thread for reading");
+                return Err(e);
+            }
+        }
         let opened = session.clone();
         let spawned = thread::Builder::new().name("peer-reader".into()).spawn(move || {
             sink(TransportEvent::Opened(opened));
@@ -123,6 +184,17 @@ impl Session {
         &self.inner.volume
     }
 
+    /// The way its frames go.
+    #[must_use]
+    pub fn link(&self) -> LinkStatus {
+        let wire = &self.inner.home;
+        LinkStatus {
+            transport: if wire.is_tls() { "TLS 1.3" } else { "plain" }.into(),
+            cipher: wire.cipher().map(str::to_owned),
+            address: wire.peer().map_or_else(|| "unknown".to_owned(), |ip| ip.to_string()),
+        }
+    }
+
     /// Sends a frame after all frames sent before; small ones at once from the calling thread. Never blocks.
     ///
     /// # Errors
@@ -138,13 +210,20 @@ impl Session {
         if out.closed.is_some() {
             return Err(SendError::Closed);
         }
-        if out.queue.is_empty() && !out.writing && pending.len() <= INLINE_MAX {
-            match inner.send_now(&pending) {
-                Ok(n) if n == pending.len() => {
-                    out.sent = true;
-                    return Ok(());
+        let inline_max = if inner.away.is_tls() { INLINE_MAX_TLS } else { INLINE_MAX };
+        if out.queue.is_empty() && !out.writing && !out.held_back && pending.len() <= inline_max {
+            match inner.away.send_now(&pending.slices()) {
+                Ok(sent) => {
+                    out.held_back = sent.held_back;
+                    if sent.taken == pending.len() {
+                        out.sent = true;
+                        if out.held_back {
+                            inner.wake.notify_one();
+                        }
+                        return Ok(());
+                    }
+                    pending.skip = sent.taken;
                 }
-                Ok(n) => pending.skip = n,
                 Err(e) => {
                     inner.close_locked(&mut out, CloseReason::Io(e.to_string()));
                     return Err(SendError::Closed);
@@ -174,10 +253,16 @@ impl Session {
         self.inner.close_locked(&mut self.inner.lock(), CloseReason::Local(reason.into()));
     }
 
+    /// Changes the keys of the connection by which our frames go.
+    #[cfg(test)]
+    pub(super) fn refresh_keys(&self) {
+        self.inner.away.refresh_keys();
+    }
+
     /// Whether it has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.inner.lock().closed.is_some()
+        self.inner.is_closed()
     }
 }
 
@@ -214,30 +299,26 @@ impl Inner {
             out.queue.clear();
             out.queued_bytes = 0;
             // Wakes the reader and a blocked writer at once.
-            let _ = self.stream.shutdown(Shutdown::Both);
+            self.away.shutdown();
+            self.home.shutdown();
             self.wake.notify_all();
         }
     }
 
     /// Ends the session for `reason`, or for the one that came first.
-    fn finish(&self, reason: CloseReason) -> CloseReason {
+    pub(super) fn finish(&self, reason: CloseReason) -> CloseReason {
         let mut out = self.lock();
         self.close_locked(&mut out, reason);
         out.closed.clone().expect("just closed")
     }
 
-    /// Writes as much as the socket takes without waiting.
-    fn send_now(&self, pending: &Pending) -> io::Result<usize> {
-        let slices = pending.slices().map(IoSlice::new);
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        loop {
-            match sendmsg(&self.stream, &slices, &mut SendAncillaryBuffer::default(), flags) {
-                Ok(n) => return Ok(n),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => return Ok(0),
-                Err(e) => return Err(e.into()),
-            }
-        }
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed.is_some()
+    }
+
+    /// One connection carries both directions.
+    pub(super) fn is_single(&self) -> bool {
+        Arc::ptr_eq(&self.away, &self.home)
     }
 
     fn write_loop(&self) {
@@ -248,7 +329,7 @@ impl Inner {
             if out.closed.is_some() {
                 return;
             }
-            let batch: Vec<Pending> = if !out.queue.is_empty() {
+            let batch: Vec<Pending> = if std::mem::take(&mut out.held_back) || !out.queue.is_empty() {
                 let n = out.queue.len().min(BATCH);
                 out.queue.drain(..n).collect()
             } else if std::mem::take(&mut out.sent) {
@@ -258,7 +339,7 @@ impl Inner {
             } else {
                 let (woken, timed_out) = self.wait_timed(out);
                 out = woken;
-                if !timed_out || out.sent || !out.queue.is_empty() || out.closed.is_some() {
+                if !timed_out || out.sent || out.held_back || !out.queue.is_empty() || out.closed.is_some() {
                     continue;
                 }
                 vec![Pending { header: ping_header, frame: ping.clone(), skip: 0 }]
@@ -291,80 +372,9 @@ impl Inner {
     }
 
     fn write_batch(&self, batch: &[Pending]) -> io::Result<()> {
+        self.away.push_out()?;
         let mut slices: Vec<IoSlice<'_>> =
             batch.iter().flat_map(Pending::slices).filter(|s| !s.is_empty()).map(IoSlice::new).collect();
-        let mut rest = &mut slices[..];
-        let mut stream = &self.stream;
-        while !rest.is_empty() {
-            match stream.write_vectored(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => IoSlice::advance_slices(&mut rest, n),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-
-    fn read_loop(&self, sink: &EventSink) -> CloseReason {
-        let patient = Patient { inner: self, last: Instant::now() };
-        let mut from = BufReader::with_capacity(READ_BUFFER, patient);
-        loop {
-            match read_frame(&mut from, MAX_HEAD, MAX_BODY) {
-                Ok(frame) if frame.kind == KIND_PING => {}
-                Ok(frame) if frame.kind >= RESERVED_KINDS => {
-                    return CloseReason::BadFrame(FrameError::Kind(frame.kind));
-                }
-                Ok(frame) => {
-                    if self.lock().closed.is_some() {
-                        return CloseReason::Peer; // The first reason stands.
-                    }
-                    sink(TransportEvent::Frame { session: self.id, frame });
-                    // Time that the owner took is not the peer's silence.
-                    from.get_mut().last = Instant::now();
-                }
-                Err(ReadError::Frame(e)) => return CloseReason::BadFrame(e),
-                Err(ReadError::Io(e)) => {
-                    return match e.kind() {
-                        io::ErrorKind::UnexpectedEof => CloseReason::Peer,
-                        io::ErrorKind::TimedOut => CloseReason::PeerTimeout(self.peer_timeout),
-                        _ => CloseReason::Io(e.to_string()),
-                    };
-                }
-            }
-        }
-    }
-}
-
-/// Reads from the socket and turns `peer_timeout` without a byte into TimedOut.
-struct Patient<'a> {
-    inner: &'a Inner,
-    last: Instant,
-}
-
-impl Read for Patient<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match (&self.inner.stream).read(buf) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    if self.inner.lock().closed.is_some() {
-                        return Ok(0);
-                    }
-                    if self.last.elapsed() >= self.inner.peer_timeout {
-                        return Err(io::ErrorKind::TimedOut.into());
-                    }
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Ok(n) => {
-                    self.last = Instant::now();
-                    return Ok(n);
-                }
-                // TCP_USER_TIMEOUT: the same thing, noticed by the kernel.
-                Err(e) if e.raw_os_error() == Some(libc::ETIMEDOUT) => {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
-                other => return other,
-            }
-        }
+        self.away.send_all(&mut slices)
     }
 }

@@ -1,7 +1,7 @@
 //! The wire format: every message survives the way there, no bytes crash the reader.
 
 use crate::world::{epoch, name};
-use baton_replicator::core::frame::{Frame, Greeting, Message, Refused, Sync};
+use baton_replicator::core::frame::{Frame, Greeting, MAX_DIGEST_RANGE, Message, PROTOCOL, Refused, Sync};
 use baton_replicator::core::handshake::Identity;
 use baton_replicator::core::range::Range;
 use baton_replicator::types::{BootId, Generation, VolumeName};
@@ -14,6 +14,7 @@ fn range(start: u64, end: u64) -> Range {
 
 fn all() -> Vec<Message> {
     let greeting = Greeting {
+        protocol: PROTOCOL,
         from: name(0),
         to: name(1),
         volume: VolumeName::new("webstore").expect("a name"),
@@ -33,6 +34,7 @@ fn all() -> Vec<Message> {
     };
     let data = Bytes::from_static(b"block data");
     vec![
+        Message::Hello(Greeting { protocol: 1, ..greeting.clone() }),
         Message::Hello(greeting.clone()),
         Message::Welcome(greeting),
         Message::Refused(Refused::EpochTooOld),
@@ -63,6 +65,8 @@ fn all() -> Vec<Message> {
         Message::MembersAck(Generation(22)),
         Message::Durable(23),
         Message::WantDurable,
+        Message::Digest { id: 24, range: range(8192, 16384), by_block: true },
+        Message::Digests { id: 24, digests: vec![7; 64].into() },
         Message::Ping,
         Message::Pong,
     ]
@@ -103,6 +107,19 @@ fn golden_write_and_flush() {
     let (kind, head, body) = Frame { epoch: epoch(7), message: Message::Flush(0x10) }.encode();
     let expected = "07000000000000001b020000000000001000000000000000";
     assert_eq!((kind, hex(&head).as_str(), body.len()), (13, expected, 0));
+}
+
+#[test]
+fn a_digest_frame_asks_for_little_and_answers_whole_digests() {
+    let encoded = |message| Frame { epoch: epoch(7), message }.encode();
+    for (end, ok) in [(MAX_DIGEST_RANGE, true), (MAX_DIGEST_RANGE + 4096, false)] {
+        let (kind, head, body) = encoded(Message::Digest { id: 1, range: range(0, end), by_block: false });
+        assert_eq!(Frame::decode(kind, &head, body).is_ok(), ok, "{end}");
+    }
+    let (kind, head, _) = encoded(Message::Digests { id: 1, digests: vec![0; 32].into() });
+    for (len, ok) in [(0, false), (31, false), (32, true), (33, false), (64, true)] {
+        assert_eq!(Frame::decode(kind, &head, vec![0; len].into()).is_ok(), ok, "{len}");
+    }
 }
 
 proptest! {

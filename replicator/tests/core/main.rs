@@ -1,6 +1,11 @@
 //! The replicator's core in a simulated world: named traps, then seeds.
 
 mod frames;
+mod mutants;
+mod peers;
+mod resume;
+mod seeds;
 mod sim;
 mod traps;
+mod verify;
 mod world;

@@ -1,6 +1,7 @@
 //! One test per rule that a weaker design breaks; the names are those of the list of traps.
 
 use crate::world::{BLOCK, World, data, epoch, name};
+use baton_replicator::api::Desired;
 use baton_replicator::core::engine::{Event, FrontOp, SessionId, Token};
 use baton_replicator::core::frame::{Frame, Message};
 use baton_replicator::types::{ConnectionState, DiskState, Role};
@@ -137,6 +138,29 @@ fn a_member_with_another_boot_id_does_not_count_until_admitted_anew() {
 }
 
 #[test]
+fn a_peer_is_settled_when_it_has_what_was_answered_without_it() {
+    let mut w = World::with_idle(2, SIZE, 5, 100 * MS);
+    w.promote_first(0);
+    wait(&mut w, "resync", |w| w.peer(0, 1).resynced);
+    // A new session begins with an empty log: the first one's is full of what the resync wrote.
+    w.cut(0, 1);
+    w.mend(0, 1);
+    wait(&mut w, "the next session", |w| w.peer(0, 1).resynced);
+    calm(&mut w);
+    // beta's log holds the write up, not its disk: a flush passes it.
+    w.nodes[1].meta_held = true;
+    assert!(w.write(0, FAR, 33), "beta need not have it yet");
+    let required = vec![w.member(1)];
+    w.desire(0, Role::Primary, 1, required, false);
+    w.run_for(150 * MS);
+    assert_eq!(w.nodes[1].disk.get(FAR), 0);
+    assert!(!w.peer(0, 1).settled, "or etcd would be told, and beta could be promoted without it");
+    w.nodes[1].meta_held = false;
+    wait(&mut w, "settled", |w| w.peer(0, 1).settled);
+    assert_eq!(w.nodes[1].disk.durable(FAR), 33);
+}
+
+#[test]
 fn flush_on_one_side_does_not_clean_the_log() {
     // Without the rule, alpha's own flush empties its log although beta may still lose the block.
     let mut w = pair();
@@ -256,6 +280,30 @@ fn an_older_epoch_is_refused_durably() {
         let token = w.desire(1, Role::Primary, number, Vec::new(), false);
         assert!(w.nodes[1].done[&token].as_ref().is_err_and(|e| e.contains(kind)));
     }
+}
+
+#[test]
+fn a_command_that_was_given_up_and_arrives_late_is_refused() {
+    // The agent adds beta, gives up waiting, removes it; then the first command arrives after the second.
+    let mut w = pair();
+    let late = Desired {
+        epoch: epoch(1),
+        role: Role::Primary,
+        required: vec![w.member(1)],
+        accept_data_loss: false,
+        force: false,
+        order: w.now.0,
+    };
+    w.run_for(10 * MS);
+    w.desire(0, Role::Primary, 1, Vec::new(), false);
+    w.give(0, Event::Desired { token: Token(800), desired: late.clone() });
+    assert!(w.nodes[0].done[&800].as_ref().is_err_and(|e| e.contains("Superseded")), "{:?}", w.nodes[0].done);
+    assert!(w.engine(0).status().required.is_empty(), "the later command stands");
+    // The same instant is a repetition, and 0 is not ordered (a person with curl).
+    w.give(0, Event::Desired { token: Token(801), desired: Desired { order: 0, ..late } });
+    wait(&mut w, "the answer", |w| w.nodes[0].done.contains_key(&801));
+    assert_eq!(w.nodes[0].done[&801], Ok(()));
+    assert_eq!(w.engine(0).status().required.len(), 1);
 }
 
 #[test]
@@ -515,4 +563,17 @@ fn a_log_that_fills_up_is_cleaned_and_writes_go_on() {
     w.start(0);
     wait(&mut w, "attached", |w| w.is_attached(0));
     assert_eq!(w.peer(0, 1).dirty_bytes % BLOCK, 0);
+}
+
+#[test]
+fn a_primary_with_nothing_to_write_keeps_its_sessions() {
+    let mut w = World::new(2, 16 << 20, 23);
+    w.promote_first(0);
+    w.admit(0, 1, 1);
+    assert!(w.write(0, 1, 11));
+    let opened = w.sessions();
+    // Twenty times what a secondary takes for silence.
+    w.run_for(Duration::from_secs(30));
+    assert_eq!(w.sessions(), opened, "nobody ended the session of an idle pair: {}", w.describe());
+    assert!(w.peer(0, 1).settled);
 }

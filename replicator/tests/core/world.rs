@@ -1,14 +1,16 @@
 //! A small world for engines: disks with volatile caches, metadata files that tear, links that cut and stall,
 //! processes that die. Everything in it is decided by one seeded generator.
 
-use baton_replicator::api::{Backing, Desired, PeerConfig, VolumeConfig};
+use baton_replicator::api::{Backing, Desired, PeerConfig, VerifyRequest, VerifyStatus, VolumeConfig};
+use baton_replicator::core::digest::digests;
 use baton_replicator::core::engine::{
-    Action, Engine, Event, FrontOp, LOG_IDLE, SessionId, Setup, StoreOp, Token,
+    Action, Engine, Event, FrontOp, LOG_IDLE, SessionId, Setup, StoreOp, Token, VERIFY_CHUNK,
 };
 use baton_replicator::core::frame::Frame;
 use baton_replicator::core::range::Range;
 use baton_replicator::types::{
-    BootId, DiskState, Epoch, GroupName, Instant, Member, NodeName, Protocol, Role, TermId, VolumeName,
+    BootId, DiskState, Epoch, GroupName, Instant, Member, NodeName, Protocol, Role, TermId, Transport,
+    VolumeName,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -45,8 +47,18 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// A block rots, durably and unnoticed.
+    pub fn rot(&mut self, block: u64) {
+        let value = self.get(block) ^ 0xdead_0000_0000_0000;
+        self.cache.remove(&block);
+        self.durable.insert(block, value);
+    }
     pub fn get(&self, block: u64) -> u64 {
         self.cache.get(&block).or_else(|| self.durable.get(&block)).copied().unwrap_or(0)
+    }
+    /// What a power cut leaves for certain.
+    pub fn durable(&self, block: u64) -> u64 {
+        self.durable.get(&block).copied().unwrap_or(0)
     }
     fn put(&mut self, block: u64, value: u64) {
         self.cache.insert(block, value);
@@ -75,6 +87,11 @@ impl Disk {
                     let value = u64::from_le_bytes(chunk[..8].try_into().expect("eight bytes"));
                     self.put(offset / BLOCK + i as u64, value);
                 }
+            }
+            StoreOp::Digest(range, piece) => {
+                // What tells blocks apart is in their first eight bytes.
+                let short: Vec<u8> = range.blocks().flat_map(|b| self.get(b).to_le_bytes()).collect();
+                return digests(&short, (*piece / BLOCK * 8) as usize);
             }
             StoreOp::Discard(range) | StoreOp::Zero(range) => range.blocks().for_each(|b| self.put(b, 0)),
             StoreOp::Flush => self.flush(),
@@ -106,6 +123,12 @@ pub struct Node {
     pub done: BTreeMap<u64, Result<(), String>>,
     pub next_tick: Instant,
     pub device: bool,
+    /// A holder keeps the device when the process dies.
+    pub keeps: bool,
+    /// It has kept it: what was not answered waits.
+    pub left: bool,
+    /// It has been taken over since this was last looked at: what waits comes again.
+    pub taken_over: bool,
     /// A front end cannot be started.
     pub no_device: bool,
     /// Held back: neither disk nor network of this node moves.
@@ -114,6 +137,39 @@ pub struct Node {
     pub meta_held: bool,
     /// The next store command fails.
     pub broken: bool,
+    /// It is of the release before: its Hello says version 1, and it does not understand more.
+    pub old: bool,
+    /// The peers that its agent has configured.
+    pub peers: BTreeSet<usize>,
+}
+
+impl Node {
+    fn new(name: NodeName, peers: BTreeSet<usize>, now: Instant) -> Self {
+        Self {
+            name,
+            engine: None,
+            disk: Disk::default(),
+            meta: Vec::new(),
+            host_boot: 1,
+            store: Vec::new(),
+            metas: VecDeque::new(),
+            events: VecDeque::new(),
+            dials: BTreeSet::new(),
+            replies: Vec::new(),
+            done: BTreeMap::new(),
+            next_tick: now,
+            device: false,
+            keeps: false,
+            left: false,
+            taken_over: false,
+            no_device: false,
+            paused: false,
+            meta_held: false,
+            broken: false,
+            old: false,
+            peers,
+        }
+    }
 }
 
 pub struct Link {
@@ -135,6 +191,7 @@ pub struct World {
     pub pace: u64,
     /// See `Setup`; for engines started from now on.
     pub log_idle: Duration,
+    pub verify_chunk: u64,
     pub log: Vec<String>,
     pub alarms: Vec<String>,
     last_session: u64,
@@ -142,7 +199,8 @@ pub struct World {
 }
 
 pub fn name(i: usize) -> NodeName {
-    NodeName::new(["alpha", "beta", "gamma"][i]).expect("a name")
+    let known = ["alpha", "beta", "gamma"].get(i).map_or_else(|| format!("host{i}"), ToString::to_string);
+    NodeName::new(known).expect("a name")
 }
 
 pub fn epoch(number: u64) -> Epoch {
@@ -155,6 +213,10 @@ impl World {
     }
 
     pub fn with_idle(nodes: usize, size: u64, seed: u64, log_idle: Duration) -> Self {
+        Self::with(nodes, size, seed, log_idle, VERIFY_CHUNK)
+    }
+
+    pub fn with(nodes: usize, size: u64, seed: u64, log_idle: Duration, verify_chunk: u64) -> Self {
         let mut world = Self {
             random: Random::new(seed),
             now: Instant(1_000_000_000),
@@ -165,66 +227,84 @@ impl World {
             size,
             pace: 1,
             log_idle,
+            verify_chunk,
             log: Vec::new(),
             alarms: Vec::new(),
             last_session: 0,
             last_token: 0,
         };
         for i in 0..nodes {
-            world.nodes.push(Node {
-                name: name(i),
-                engine: None,
-                disk: Disk::default(),
-                meta: Vec::new(),
-                host_boot: 1,
-                store: Vec::new(),
-                metas: VecDeque::new(),
-                events: VecDeque::new(),
-                dials: BTreeSet::new(),
-                replies: Vec::new(),
-                done: BTreeMap::new(),
-                next_tick: world.now,
-                device: false,
-                no_device: false,
-                paused: false,
-                meta_held: false,
-                broken: false,
-            });
+            let peers = (0..nodes).filter(|p| *p != i).collect();
+            world.nodes.push(Node::new(name(i), peers, world.now));
         }
         for i in 0..nodes {
-            let (len, writes) = world.setup(i, nodes).create().expect("creates");
-            let mut file = vec![0; len as usize];
-            write_all(&mut file, &writes);
-            world.nodes[i].meta = file;
+            world.create(i);
             world.start(i);
         }
         world
     }
 
-    fn setup(&mut self, i: usize, nodes: usize) -> Setup {
+    fn create(&mut self, i: usize) {
+        let (len, writes) = self.setup(i).create().expect("creates");
+        let mut file = vec![0; len as usize];
+        write_all(&mut file, &writes);
+        self.nodes[i].meta = file;
+    }
+
+    /// A machine that was never part of anything, with an empty disk. It does not run yet.
+    pub fn join(&mut self, peers: BTreeSet<usize>) -> usize {
+        let i = self.nodes.len();
+        self.nodes.push(Node::new(name(i), peers, self.now));
+        self.create(i);
+        i
+    }
+
+    /// Its agent configures other peers. Says whether the agent would look again.
+    pub fn reconfigure(&mut self, i: usize, peers: BTreeSet<usize>) -> Result<bool, String> {
+        let config = self.config(&peers);
+        let now = self.now;
+        let actions = self.nodes[i].engine.as_mut().expect("it runs").reconfigure(config, now)?;
+        self.nodes[i].peers = peers;
+        let told = actions.contains(&Action::StatusChanged);
+        self.carry_out(i, actions);
+        Ok(told)
+    }
+
+    fn config(&self, peers: &BTreeSet<usize>) -> VolumeConfig {
         let address = "127.0.0.1:1".parse().expect("an address");
-        let peers = (0..nodes).filter(|p| *p != i).map(|p| PeerConfig { node: name(p), address }).collect();
+        VolumeConfig {
+            volume: VolumeName::new("vol").expect("a name"),
+            group: GroupName::new("web").expect("a name"),
+            size_bytes: self.size,
+            backing: Backing::File("/x".into()),
+            metadata: "/x".into(),
+            peers: peers
+                .iter()
+                .map(|p| PeerConfig { node: name(*p), address, alternatives: Vec::new() })
+                .collect(),
+            protocol: Protocol::C,
+            transport: Transport::Tls,
+            peer_timeout_ms: 500,
+            resync_rate: 0,
+            resync_min_rate: 1 << 40,
+            target_latency_us: 0,
+        }
+    }
+
+    fn setup(&mut self, i: usize) -> Setup {
         Setup {
             node: name(i),
-            config: VolumeConfig {
-                volume: VolumeName::new("vol").expect("a name"),
-                group: GroupName::new("web").expect("a name"),
-                size_bytes: self.size,
-                backing: Backing::File("/x".into()),
-                metadata: "/x".into(),
-                peers,
-                protocol: Protocol::C,
-                peer_timeout_ms: 500,
-                resync_rate: 0,
-            },
-            host_boot: format!("boot-{}", self.nodes.get(i).map_or(1, |n| n.host_boot)),
+            config: self.config(&self.nodes[i].peers),
+            host_boot: format!("boot-{}", self.nodes[i].host_boot),
             seed: self.random.next(),
             log_idle: self.log_idle,
+            verify_chunk: self.verify_chunk,
+            held: self.nodes.get(i).is_some_and(|n| n.left),
         }
     }
 
     pub fn start(&mut self, i: usize) {
-        let setup = self.setup(i, self.nodes.len().max(i + 1));
+        let setup = self.setup(i);
         let setup = if self.nodes[i].engine.is_none() { setup } else { panic!("it runs") };
         let (engine, actions) = setup.attach(&self.nodes[i].meta.clone(), self.now).expect("attaches");
         self.nodes[i].engine = Some(engine);
@@ -266,7 +346,9 @@ impl World {
         node.dials.clear();
         node.replies.clear();
         node.done.clear();
+        node.left = node.keeps && !power && (node.device || node.left);
         node.device = false;
+        node.taken_over = false;
         node.paused = false;
         self.drop_links(|ends| ends[0] == i || ends[1] == i);
         self.log.push(format!("{:?} {} {}", self.now, name(i), if power { "lost power" } else { "crashed" }));
@@ -319,10 +401,14 @@ impl World {
                 Action::Store { tag, op } => self.nodes[i].store.push((tag, op)),
                 Action::Meta { tag, writes } => self.nodes[i].metas.push_back((tag, writes)),
                 Action::Send { session, frame } => {
+                    let (kind, mut head, body) = frame.encode();
+                    if self.nodes[i].old && kind == 1 {
+                        head[16..18].copy_from_slice(&1u16.to_le_bytes());
+                    }
                     for link in &mut self.links {
                         for end in 0..2 {
                             if link.ends[end] == (i, session) && link.open[end] && link.open[1 - end] {
-                                link.queues[1 - end].push_back(frame.encode());
+                                link.queues[1 - end].push_back((kind, head.clone(), body.clone()));
                             }
                         }
                     }
@@ -352,10 +438,12 @@ impl World {
                         Ok("/dev/loop7".into())
                     };
                     self.nodes[i].device = result.is_ok();
+                    self.nodes[i].taken_over = std::mem::take(&mut self.nodes[i].left) && result.is_ok();
                     self.nodes[i].events.push_back(Event::FrontEndStarted(result));
                 }
                 Action::StopFrontEnd { .. } => {
                     self.nodes[i].device = false;
+                    self.nodes[i].left = false;
                     self.nodes[i].events.push_back(Event::FrontEndStopped(Ok(())));
                 }
                 Action::Probe(_) => self.nodes[i].events.push_back(Event::Probed(None)),
@@ -363,6 +451,7 @@ impl World {
                     self.nodes[i].done.insert(token.0, result.map_err(|p| p.to_string()));
                 }
                 Action::StatusChanged => {}
+                Action::Note(_) => {}
                 Action::Alarm(text) => self.alarms.push(format!("{}: {text}", name(i))),
             }
         }
@@ -388,7 +477,8 @@ impl World {
     pub fn desire(&mut self, i: usize, role: Role, number: u64, required: Vec<Member>, force: bool) -> u64 {
         self.last_token += 1;
         let token = self.last_token;
-        let desired = Desired { epoch: epoch(number), role, required, accept_data_loss: false, force };
+        let (epoch, accept_data_loss, order) = (epoch(number), false, self.now.0);
+        let desired = Desired { epoch, role, required, accept_data_loss, force, order };
         self.give(i, Event::Desired { token: Token(token), desired });
         token
     }
@@ -406,8 +496,10 @@ impl World {
             self.give(i, Event::Tick);
             return true;
         }
-        let start = self.random.below(64) as usize;
-        for k in 0..64 {
+        // As many tries as sixteen nodes need, and more if there are more.
+        let tries = self.nodes.len().max(16) * 4;
+        let start = self.random.below(tries as u64) as usize;
+        for k in 0..tries {
             if self.try_one(start + k) {
                 return true;
             }
@@ -430,16 +522,17 @@ impl World {
             },
             1 => self.finish_store(i),
             2 if self.nodes[i].meta_held => false,
-            2 => match self.nodes[i].metas.pop_front() {
-                Some((tag, writes)) => {
-                    write_all(&mut self.nodes[i].meta, &writes);
-                    self.give(i, Event::MetaDone { tag, result: Ok(()) });
-                    true
-                }
-                None => false,
-            },
+            2 => self.finish_meta(i),
             _ => self.deliver(i),
         }
+    }
+
+    /// The oldest metadata transaction becomes durable.
+    pub fn finish_meta(&mut self, i: usize) -> bool {
+        let Some((tag, writes)) = self.nodes[i].metas.pop_front() else { return false };
+        write_all(&mut self.nodes[i].meta, &writes);
+        self.give(i, Event::MetaDone { tag, result: Ok(()) });
+        true
     }
 
     fn finish_store(&mut self, i: usize) -> bool {
@@ -462,7 +555,14 @@ impl World {
             let has = self.links.iter().any(|l| {
                 (0..2).any(|end| l.ends[end].0 == i && l.ends[1 - end].0 == peer && l.open[end] && end == 0)
             });
-            if has || self.cut.contains(&pair) || self.stalled.contains(&pair) || !self.is_up(peer) {
+            // The transport lets nobody in whom the volume's configuration does not name.
+            let stranger = !self.nodes[peer].peers.contains(&i);
+            if has
+                || stranger
+                || self.cut.contains(&pair)
+                || self.stalled.contains(&pair)
+                || !self.is_up(peer)
+            {
                 continue;
             }
             let ends = [i, peer].map(|n| {
@@ -498,8 +598,15 @@ impl World {
                     continue;
                 }
                 if let Some((kind, head, body)) = link.queues[end].pop_front() {
+                    let too_new = kind > 22 || matches!(kind, 1 | 2) && head[16] > 1;
                     let frame = Frame::decode(kind, &head, body).expect("our own frames decode");
-                    self.give(i, Event::Frame { session, frame });
+                    self.give(
+                        i,
+                        match self.nodes[i].old && too_new {
+                            true => Event::Nonsense { session, reason: "version".into() },
+                            false => Event::Frame { session, frame },
+                        },
+                    );
                     return true;
                 }
                 if !link.open[1 - end] {
@@ -571,6 +678,11 @@ impl World {
         )
     }
 
+    /// How many sessions there have ever been, both ends counted.
+    pub fn sessions(&self) -> u64 {
+        self.last_session
+    }
+
     pub fn is_attached(&self, i: usize) -> bool {
         self.is_up(i) && self.engine(i).status().disk != DiskState::Attaching
     }
@@ -635,6 +747,19 @@ impl World {
         required.push(self.member(peer));
         self.desire(i, Role::Primary, number, required, false);
         self.until("settling", Duration::from_secs(5), |w| w.peer(i, peer).settled);
+    }
+
+    /// Begins a verify; its answer.
+    pub fn verify(&mut self, i: usize, id: u64, repair: bool) -> Result<(), String> {
+        self.last_token += 1;
+        let token = self.last_token;
+        self.give(i, Event::Verify { token: Token(token), request: VerifyRequest { id, repair } });
+        self.nodes[i].done[&token].clone()
+    }
+
+    /// The running or the last verify.
+    pub fn verified(&self, i: usize) -> VerifyStatus {
+        self.engine(i).status().verify.expect("one was begun")
     }
 
     pub fn range(&self, first: u64, blocks: u64) -> Range {

@@ -33,6 +33,7 @@ fn volume_status(volume: VolumeName) -> VolumeStatus {
         generation: Default::default(),
         boot: Default::default(),
         device: None,
+        held: false,
         filesystem: None,
         frozen: None,
         frozen_since: None,
@@ -41,13 +42,14 @@ fn volume_status(volume: VolumeName) -> VolumeStatus {
         activity_log_extents: 0,
         counters: Default::default(),
         alarms: vec![],
+        verify: None,
     }
 }
 
 impl Controller for Fake {
     async fn status(&self, after: Option<u64>, wait: Duration) -> Status {
         self.note(format!("status {after:?} {wait:?}"));
-        Status { version: 7, node: None, volumes: vec![] }
+        Status { version: 7, ..Status::default() }
     }
     async fn configure(&self, config: VolumeConfig) -> Result<VolumeStatus, Problem> {
         self.note(format!("configure {} {}", config.volume, config.size_bytes));
@@ -62,6 +64,14 @@ impl Controller for Fake {
     }
     async fn format(&self, volume: VolumeName, format: Format) -> Result<VolumeStatus, Problem> {
         self.note(format!("format {volume} {}", format.filesystem));
+        Ok(volume_status(volume))
+    }
+    async fn verify(
+        &self,
+        volume: VolumeName,
+        request: Option<VerifyRequest>,
+    ) -> Result<VolumeStatus, Problem> {
+        self.note(format!("verify {volume} {:?}", request.map(|r| (r.id, r.repair))));
         Ok(volume_status(volume))
     }
     async fn detach(&self, volume: VolumeName) -> Result<(), Problem> {
@@ -114,6 +124,9 @@ async fn every_route_reaches_its_command_and_errors_are_problems() {
     assert!(head.contains("content-type: application/problem+json"), "{head}");
     let (code, ..) = call(&path, "POST", "/v1/volumes/webstore/format", r#"{"filesystem":"ext4"}"#).await;
     assert_eq!(code, 200);
+    let verify = "/v1/volumes/webstore/verify";
+    assert_eq!(call(&path, "POST", verify, r#"{"id":5,"repair":true}"#).await.0, 200);
+    assert_eq!(call(&path, "DELETE", verify, "").await.0, 200);
     let (code, ..) = call(&path, "POST", "/v1/volumes/webstore/detach", "").await;
     assert_eq!(code, 204);
     assert_eq!(
@@ -124,6 +137,8 @@ async fn every_route_reaches_its_command_and_errors_are_problems() {
             "configure webstore 4096",
             "desired webstore Primary",
             "format webstore ext4",
+            "verify webstore Some((5, true))",
+            "verify webstore None",
             "detach webstore"
         ]
     );
@@ -146,7 +161,7 @@ async fn every_route_reaches_its_command_and_errors_are_problems() {
         assert_eq!(problem["status"].as_u64(), Some(u64::from(code)), "{method} {url}");
         assert!(problem["detail"].as_str().unwrap().contains(says), "{method} {url}: {problem}");
     }
-    assert_eq!(fake.calls.lock().unwrap().len(), 6, "nothing refused reached the controller");
+    assert_eq!(fake.calls.lock().unwrap().len(), 8, "nothing refused reached the controller");
 
     stop.send(()).unwrap();
     tokio::time::timeout(Duration::from_secs(10), serving).await.unwrap().unwrap().unwrap();
@@ -183,6 +198,7 @@ async fn a_command_past_its_bound_is_a_problem() {
         role: Role::Secondary,
         required: vec![],
         accept_data_loss: false,
+        order: 0,
         force: false,
     };
     let volume = VolumeName::new("webstore").unwrap();

@@ -5,6 +5,7 @@
 //! was acknowledged may have been lost with the page cache.
 
 use super::journal::{After, Transaction};
+use super::pace::Pace;
 use super::peer::Peer;
 use super::{Action, Engine};
 use crate::api::{Counters, VolumeConfig};
@@ -33,10 +34,19 @@ pub struct Setup {
     /// Extents that were not written for this long leave the activity log even if there is room: what is in it
     /// is what a crash makes us copy. Usually [`LOG_IDLE`].
     pub log_idle: Duration,
+    /// Bytes that a verify compares at once; a write that meets it waits for the read of this much. Whole blocks, at
+    /// most [`crate::core::frame::MAX_DIGEST_RANGE`]. Usually [`VERIFY_CHUNK`].
+    pub verify_chunk: u64,
+    /// An earlier process left the volume's device, with requests that wait; which is gone on with only in the epoch
+    /// in which it was left, when the agent says primary, and is taken away otherwise.
+    pub held: bool,
 }
 
 /// Long enough that a database's working set stays hot, short enough that a crash copies little else.
 pub const LOG_IDLE: Duration = Duration::from_secs(10);
+
+/// Large enough for the network, small enough that a write that waits for its read notices nothing.
+pub const VERIFY_CHUNK: u64 = 128 << 10;
 
 impl Setup {
     fn check(&self) -> Result<(), MetaError> {
@@ -124,6 +134,7 @@ impl Setup {
             transition: None,
             generation: None,
             waiting_tokens: Vec::new(),
+            last_order: 0,
             required: Vec::new(),
             until: None,
             deposed: None,
@@ -141,8 +152,12 @@ impl Setup {
             last_front: Instant::ZERO,
             store: BTreeMap::new(),
             flushes: BTreeMap::new(),
+            pace: Pace::new(now),
+            verify_chunk: self.verify_chunk,
+            verify: None,
             held: VecDeque::new(),
             front_end: false,
+            device_left: self.held,
             device: None,
             filesystem: None,
             frozen: None,
@@ -177,7 +192,6 @@ impl Engine {
         bitmaps: Vec<(usize, Bitmap)>,
         repairs: Vec<Write>,
     ) -> Result<Transaction, MetaError> {
-        let size = self.superblock.size;
         let mut raw = repairs;
         for (slot, bitmap) in bitmaps {
             if let Some(known) = &self.superblock.peers[slot] {
@@ -188,13 +202,7 @@ impl Engine {
             if self.peer_index(&peer.node).is_some() || peer.node == self.node {
                 continue;
             }
-            let slot =
-                self.superblock.peers.iter().position(Option::is_none).ok_or(MetaError::TooManyPeers)?;
-            let bitmap = Bitmap::new(size);
-            raw.extend(bitmap.all_pages(slot));
-            self.superblock.peers[slot] =
-                Some(PeerSlot { node: peer.node.clone(), base: Generation(0), tracking: false });
-            self.peers.push(Peer::new(peer.node, slot, bitmap, self.now));
+            raw.extend(self.enlist(peer.node).ok_or(MetaError::TooManyPeers)?);
         }
         self.mark_log_dirty(None);
         Ok(Transaction { raw, pages: true, ..Transaction::default() })

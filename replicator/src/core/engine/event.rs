@@ -1,6 +1,6 @@
 //! What goes into an engine and what comes out of it.
 
-use crate::api::{Desired, Problem};
+use crate::api::{Desired, Problem, VerifyRequest};
 use crate::core::frame::Frame;
 use crate::core::meta::Write;
 use crate::core::range::Range;
@@ -44,6 +44,8 @@ pub enum StoreOp {
     Discard(Range),
     /// Zeroes.
     Zero(Range),
+    /// Read and answer the digests of pieces of this many bytes, see [`crate::core::digest`].
+    Digest(Range, u64),
 }
 
 /// Something happened.
@@ -119,6 +121,18 @@ pub enum Event {
         token: Token,
         /// What.
         desired: Desired,
+    },
+    /// Compare the replicas.
+    Verify {
+        /// For the answer.
+        token: Token,
+        /// What.
+        request: VerifyRequest,
+    },
+    /// Stop comparing them.
+    StopVerify {
+        /// For the answer.
+        token: Token,
     },
     /// The agent vouches.
     ServeUntil {
@@ -203,4 +217,6 @@ pub enum Action {
     StatusChanged,
     /// For the log; it is also in status.
     Alarm(String),
+    /// For the log.
+    Note(String),
 }

@@ -5,6 +5,7 @@
 //! `durable_seq` advance, on which all activity logs rely.
 
 use super::io::Use;
+use super::peer::Link;
 use super::{Action, Engine, StoreOp};
 use crate::core::frame::Message;
 
@@ -29,7 +30,7 @@ pub(super) struct Flush {
     kind: FlushKind,
     local: bool,
     /// Bit per peer.
-    acked: u16,
+    pub(super) acked: u16,
     /// Every write up to this was complete when it began.
     upto: u64,
     answered: bool,
@@ -82,6 +83,7 @@ impl Engine {
             return false;
         }
         self.checkpoint_flushed(peer, id);
+        self.mend_flushed(peer, id);
         if let Some(flush) = self.flushes.get_mut(&id) {
             flush.acked |= 1 << peer;
         }
@@ -151,10 +153,16 @@ impl Engine {
         self.start_flush(FlushKind::Front(id));
     }
 
-    /// A required peer that is connected is settled once a flush that began after that has been answered.
+    /// A required peer that is connected is settled once a flush that began after that has been answered. It begins when
+    /// the peer has every write that was answered without it: those may still wait on the other side while a flush
+    /// passes them, and whoever is told that the peer is in sync may promote it at that moment.
     pub(super) fn pump_settle(&mut self) {
         for peer in 0..self.peers.len() {
-            if self.is_required(peer) && self.counts(peer) && self.peers[peer].wants_settling() {
+            let p = &self.peers[peer];
+            let answered = |seq: &u64| !self.by_seq.contains_key(seq);
+            let behind = p.inflight.iter().any(|(seq, sent)| !sent.copy && answered(seq));
+            let connected = p.link == Link::Connected;
+            if connected && p.wants_settling() && !behind && self.counts(peer) {
                 let id = self.start_flush(FlushKind::Settle(peer));
                 self.peers[peer].settling = Some(id);
             }

@@ -9,9 +9,9 @@
 
 use super::{Action, Engine, FrontOp, SessionId, StoreOp};
 use crate::core::frame::Message;
-use crate::core::meta::EXTENT_BYTES;
+use crate::core::meta::{BLOCK_BYTES, EXTENT_BYTES};
 use crate::core::range::Range;
-use crate::types::{DiskState, Role};
+use crate::types::{DiskState, Instant, Role};
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ pub(super) enum Work {
     Write(Bytes),
     Zero { discard: bool },
     Read,
+    Digest { by_block: bool },
 }
 
 /// Where it came from.
@@ -34,8 +35,29 @@ pub(super) enum Work {
 pub(super) enum Origin {
     Front(u64),
     Chunk(u64),
-    Remote { session: SessionId, seq: u64 },
-    Resync { peer: usize, session: SessionId },
+    Remote {
+        session: SessionId,
+        seq: u64,
+    },
+    Resync {
+        peer: usize,
+        session: SessionId,
+    },
+    /// Verify: a block that differs is copied.
+    Mend {
+        peer: usize,
+        session: SessionId,
+        run: u64,
+    },
+    /// Verify: the local side of a comparison; the secondary's side.
+    Verify {
+        peer: usize,
+        session: SessionId,
+    },
+    Ask {
+        session: SessionId,
+        id: u64,
+    },
 }
 
 /// An operation that is queued or under way.
@@ -50,6 +72,8 @@ pub(super) struct Op {
     pub acked: u16,
     pub started: bool,
     pub local: bool,
+    /// When it arrived.
+    pub at: Instant,
 }
 
 /// What a store command was for.
@@ -131,7 +155,7 @@ impl Engine {
     /// Queues an operation behind everything older that it overlaps.
     pub(super) fn enqueue(&mut self, range: Range, work: Work, origin: Origin) -> u64 {
         let id = self.next_id();
-        let op = Op { range, work, origin, seq: 0, acked: 0, started: false, local: false };
+        let op = Op { range, work, origin, seq: 0, acked: 0, started: false, local: false, at: self.now };
         self.ops.insert(id, op);
         if self.locks.acquire(id, range) {
             self.granted(id);
@@ -141,8 +165,17 @@ impl Engine {
 
     fn granted(&mut self, id: u64) {
         let Some(op) = self.ops.get(&id) else { return };
-        let range = op.range;
-        if matches!(op.work, Work::Read) {
+        let (range, origin) = (op.range, op.origin);
+        if let Work::Digest { by_block } = op.work {
+            self.start(id);
+            if let Origin::Verify { peer, session } = origin {
+                // Everything older that overlaps has been sent on this session, nothing younger can be before the
+                // lock goes: both sides look at the same moment of the range.
+                self.ask_digest(peer, session, id, range, by_block);
+            }
+            let piece = if by_block { BLOCK_BYTES } else { range.bytes() };
+            self.submit(id, Use::Op(id), StoreOp::Digest(range, piece));
+        } else if matches!(op.work, Work::Read) {
             self.start(id);
             self.submit(id, Use::Op(id), StoreOp::Read(range));
         } else if self.log.is_hot(range.extents()) {
@@ -208,12 +241,15 @@ impl Engine {
                     }
                 }
             }
-            Origin::Resync { .. } => return,
+            // Reads, which never come here.
+            Origin::Resync { .. } | Origin::Mend { .. } | Origin::Verify { .. } | Origin::Ask { .. } => {
+                return;
+            }
         }
         let op = match work {
             Work::Write(data) => StoreOp::Write(range.start, data),
             Work::Zero { discard } => Self::zero_op(range, discard),
-            Work::Read => StoreOp::Read(range),
+            Work::Read | Work::Digest { .. } => StoreOp::Read(range),
         };
         self.submit(id, Use::Op(id), op);
     }
@@ -225,7 +261,7 @@ impl Engine {
         let message = match &op.work {
             Work::Write(data) => Message::Write { seq, offset: range.start, durable, data: data.clone() },
             Work::Zero { discard } => Message::Zero { seq, range, discard: *discard, durable },
-            Work::Read => return,
+            Work::Read | Work::Digest { .. } => return,
         };
         self.send_counted(peer, seq, range, false, message);
     }
@@ -242,7 +278,7 @@ impl Engine {
     }
 
     pub(super) fn store_done(&mut self, tag: u64, result: Result<Bytes, String>) {
-        let Some((what, _)) = self.store.remove(&tag) else { return };
+        let Some((what, since)) = self.store.remove(&tag) else { return };
         let data = match result {
             Ok(data) => data,
             Err(reason) => {
@@ -261,6 +297,7 @@ impl Engine {
             Use::FrontRead(id) => {
                 self.counters.reads += 1;
                 self.counters.read_bytes += data.len() as u64;
+                self.observe(since);
                 self.leave(id, data);
             }
             Use::Flush(id) => self.flushed_locally(id),
@@ -275,9 +312,19 @@ impl Engine {
         let Some(op) = self.ops.get_mut(&id) else { return };
         op.local = true;
         let (origin, range) = (op.origin, op.range);
-        if let Origin::Resync { peer, session } = origin {
-            // Before the lock goes: a write that waits for it must come after the copy on the wire.
-            self.resync_read(peer, session, range, data);
+        // Before the lock goes: a write that waits for it must come after the copy on the wire.
+        match origin {
+            Origin::Resync { peer, session } => self.resync_read(peer, session, range, data.clone()),
+            Origin::Mend { peer, session, run } => {
+                if self.verify_run() == Some(run) {
+                    self.mend_read(peer, session, range, data.clone());
+                }
+            }
+            Origin::Front(_)
+            | Origin::Chunk(_)
+            | Origin::Remote { .. }
+            | Origin::Verify { .. }
+            | Origin::Ask { .. } => {}
         }
         for granted in self.locks.release(id) {
             self.granted(granted);
@@ -288,8 +335,16 @@ impl Engine {
                 self.ops.remove(&id);
                 self.replica_answer(session, Message::Ack(seq));
             }
-            Origin::Resync { .. } => {
+            Origin::Resync { .. } | Origin::Mend { .. } => {
                 self.ops.remove(&id);
+            }
+            Origin::Verify { peer, .. } => {
+                self.ops.remove(&id);
+                self.digest_here(peer, id, data);
+            }
+            Origin::Ask { session, id: ask } => {
+                self.ops.remove(&id);
+                self.replica_answer(session, Message::Digests { id: ask, digests: data });
             }
         }
     }
@@ -323,6 +378,9 @@ impl Engine {
         }
         let Some(op) = self.ops.remove(&id) else { return };
         self.by_seq.remove(&op.seq);
+        if matches!(op.work, Work::Write(_)) {
+            self.observe(op.at);
+        }
         match op.origin {
             Origin::Front(request) => {
                 match op.work {
@@ -330,12 +388,16 @@ impl Engine {
                         self.counters.writes += 1;
                         self.counters.written_bytes += data.len() as u64;
                     }
-                    Work::Zero { .. } | Work::Read => self.counters.discards += 1,
+                    Work::Zero { .. } | Work::Read | Work::Digest { .. } => self.counters.discards += 1,
                 }
                 self.leave(request, Bytes::new());
             }
             Origin::Chunk(request) => self.next_chunk(request),
-            Origin::Remote { .. } | Origin::Resync { .. } => {}
+            Origin::Remote { .. }
+            | Origin::Resync { .. }
+            | Origin::Mend { .. }
+            | Origin::Verify { .. }
+            | Origin::Ask { .. } => {}
         }
     }
 
@@ -377,7 +439,11 @@ impl Engine {
             .iter()
             .filter_map(|(id, op)| match op.origin {
                 Origin::Front(request) | Origin::Chunk(request) => Some((*id, request)),
-                Origin::Remote { .. } | Origin::Resync { .. } => None,
+                Origin::Remote { .. }
+                | Origin::Resync { .. }
+                | Origin::Mend { .. }
+                | Origin::Verify { .. }
+                | Origin::Ask { .. } => None,
             })
             .collect();
         // Youngest first: nothing that waits for an older one gets to run in between.
@@ -416,6 +482,12 @@ impl Engine {
             // The store still works on it; its lock goes with it.
             op.origin = Origin::Remote { session: SessionId(0), seq: 0 };
         }
+    }
+
+    /// The application's request that arrived at `at` is done: what resync and verify go by.
+    fn observe(&mut self, at: Instant) {
+        let background = self.is_verifying() || self.peers.iter().any(|p| p.resync.is_some());
+        self.pace.observe(self.now.since(at), background);
     }
 
     /// The front end has asked for something a moment ago.

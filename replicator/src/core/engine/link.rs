@@ -3,7 +3,7 @@
 use super::journal::{After, Transaction};
 use super::peer::Link;
 use super::{Action, Engine, SessionId};
-use crate::core::frame::{Frame, Greeting, Message, Refused, Sync};
+use crate::core::frame::{Frame, Greeting, Message, OLDEST_PROTOCOL, PROTOCOL, Refused, Sync};
 use crate::core::handshake::{Identity, Refusal, Verdict, decide};
 use crate::core::meta::BLOCK_BYTES;
 use crate::types::{DiskState, EpochRelation, Generation, NodeName, Role};
@@ -16,8 +16,7 @@ impl Engine {
 
     /// Asks for a session to a peer to be kept, or not, if that changes.
     pub(super) fn dial(&mut self, peer: usize, wanted: bool) {
-        let configured = self.config.peers.iter().any(|c| c.node == self.peers[peer].node);
-        let wanted = wanted && configured;
+        let wanted = wanted && self.configured(peer);
         if self.peers[peer].dialed != wanted {
             self.peers[peer].dialed = wanted;
             let peer = self.peers[peer].node.clone();
@@ -37,13 +36,14 @@ impl Engine {
     pub(super) fn dial_failed(&mut self, node: &NodeName, reason: String) {
         if let Some(peer) = self.peer_index(node)
             && self.peers[peer].session.is_none()
+            && self.upstream.as_ref().is_none_or(|u| u.peer != peer)
         {
             self.peers[peer].reason = Some(reason);
         }
     }
 
     pub(super) fn session_opened(&mut self, session: SessionId, node: &NodeName) {
-        let Some(peer) = self.peer_index(node) else {
+        let Some(peer) = self.peer_index(node).filter(|p| self.configured(*p)) else {
             self.close(session, "not a peer of this volume");
             return;
         };
@@ -66,7 +66,7 @@ impl Engine {
         p.ours = ours.clone();
         (p.last_heard, p.last_sent) = (now, now);
         self.set_link(peer, Link::Greeting, Some("waiting for its greeting".into()));
-        let greeting = self.greeting(peer, ours);
+        let greeting = self.greeting(peer, self.peers[peer].offer, ours);
         self.send(session, Message::Hello(greeting));
     }
 
@@ -84,8 +84,9 @@ impl Engine {
         }
     }
 
-    pub(super) fn greeting(&self, peer: usize, identity: Identity) -> Greeting {
+    pub(super) fn greeting(&self, peer: usize, protocol: u16, identity: Identity) -> Greeting {
         Greeting {
+            protocol,
             from: self.node.clone(),
             to: self.peers[peer].node.clone(),
             volume: self.superblock.volume.clone(),
@@ -112,6 +113,10 @@ impl Engine {
     pub(super) fn frame(&mut self, session: SessionId, frame: Frame) {
         let Some(peer) = self.sessions.get(&session).copied() else { return };
         self.peers[peer].last_heard = self.now;
+        if let Some(upstream) = self.upstream.as_mut().filter(|u| u.session == session) {
+            // A primary with nothing to write is not silent: it pings.
+            upstream.last_heard = self.now;
+        }
         let good = match frame.message {
             Message::Ping => {
                 self.send(session, Message::Pong);
@@ -173,9 +178,22 @@ impl Engine {
                 self.members_acked(peer, generation)
             }
             Message::WantDurable if self.peers[peer].in_replication() => self.want_durable(),
+            Message::Digests { id, digests } if link == Link::Connected => {
+                return self.digest_there(peer, id, digests);
+            }
             _ => return false,
         }
         true
+    }
+
+    /// Who closes the session instead of answering a Hello may not understand its version: the next one but one
+    /// offers the oldest. Whatever is taken, the session after that begins with the newest again.
+    pub(super) fn unanswered_hello(&mut self, peer: usize) {
+        let p = &mut self.peers[peer];
+        if p.link == Link::Greeting {
+            p.unanswered = p.unanswered.saturating_add(1);
+            p.offer = if p.unanswered % 3 == 2 { OLDEST_PROTOCOL } else { PROTOCOL };
+        }
     }
 
     fn refused(&mut self, peer: usize, epoch: crate::types::Epoch, why: Refused) {
@@ -210,12 +228,16 @@ impl Engine {
             || greeting.to != self.node
             || greeting.volume != sb.volume
             || greeting.size != sb.size
+            || greeting.protocol > p.offer
         {
             return false;
         }
+        (p.protocol, p.offer, p.unanswered) = (greeting.protocol, PROTOCOL, 0);
         // A replicator that restarted has forgotten what it had not flushed, as far as we can know.
         if p.incarnation != greeting.incarnation || p.boot != Some(greeting.boot) {
             p.write_off();
+            // Who has known it longer than this may lack what it had not flushed.
+            p.resumed &= p.incarnation == 0;
         }
         p.incarnation = greeting.incarnation;
         p.boot = Some(greeting.boot);
@@ -281,7 +303,10 @@ impl Engine {
 
     /// Its acknowledgement is one that a required member can give.
     pub(super) fn counts(&self, peer: usize) -> bool {
-        self.peers[peer].link == Link::Connected && self.is_member(peer)
+        let p = &self.peers[peer];
+        let catches_up =
+            p.resumed && p.sync == Sync::CatchUp && matches!(p.link, Link::Syncing | Link::Finishing);
+        (p.link == Link::Connected || catches_up) && self.is_member(peer)
     }
 
     pub(super) fn send_decision(&mut self, session: SessionId) {

@@ -32,7 +32,10 @@ impl Engine {
         let took = u64::try_from(now.since(sent.at).as_micros()).unwrap_or(u64::MAX);
         p.lag_us = if p.lag_us == 0 { took } else { (p.lag_us * 7).saturating_add(took) / 8 };
         if sent.copy {
-            self.copy_acked(peer, sent.range);
+            match p.resync {
+                Some(_) => self.copy_acked(peer, sent.range),
+                None => self.mend_acked(peer, seq),
+            }
         } else {
             p.unflushed.insert(sent.range);
             self.op_acked(peer, seq);
@@ -45,6 +48,7 @@ impl Engine {
         let p = &mut self.peers[peer];
         p.bitmap.clear_all();
         p.resync = None;
+        p.resumed = false;
         p.disk = DiskState::UpToDate;
         p.adopted = generation;
         self.set_base(peer, generation);
@@ -72,6 +76,7 @@ impl Engine {
     pub(super) fn session_closed(&mut self, session: SessionId, reason: &str) {
         let Some(peer) = self.sessions.remove(&session) else { return };
         if self.peers[peer].session == Some(session) {
+            self.unanswered_hello(peer);
             self.lose_peer(peer, Link::Down, reason);
         }
         if self.upstream.as_ref().is_some_and(|u| u.session == session) {

@@ -8,7 +8,9 @@
 //! * `flush`: flushes and what is durable where;
 //! * `peer`: a peer as the primary sees it; `link`: the primary's part of a session;
 //! * `replica`: the secondary's part;
-//! * `resync`: copying dirty blocks; `generation`: changes of generation and members;
+//! * `resync`: copying dirty blocks; `verify`: comparing replicas; `mend`: copying what differed; `pace`: how fast;
+//! * `generation`: changes of generation and members;
+//! * `reconfigure`: what may change while attached;
 //! * `role`: promotion and the required set; `retire`: demotion and stopping;
 //! * `status`: what the agent sees.
 //!
@@ -30,14 +32,18 @@ mod io;
 mod journal;
 mod link;
 mod loss;
+mod mend;
+mod pace;
 mod peer;
+mod reconfigure;
 mod replica;
 mod resync;
 mod retire;
 mod role;
 mod status;
+mod verify;
 
-pub use attach::{AttachError, LOG_IDLE, Setup};
+pub use attach::{AttachError, LOG_IDLE, Setup, VERIFY_CHUNK};
 pub use event::{Action, Event, FrontOp, SessionId, StoreOp, Token};
 
 use crate::api::{Counters, VolumeConfig};
@@ -50,12 +56,14 @@ use flush::Flush;
 use generation::GenerationChange;
 use io::{Op, Use};
 use journal::{Clean, Transaction};
+use pace::Pace;
 use peer::Peer;
 use replica::Upstream;
 use role::Transition;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
+use verify::Verify;
 
 /// A store command that takes longer has failed: longer than any disk's own retries.
 const DISK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -92,6 +100,8 @@ pub struct Engine {
     transition: Option<Transition>,
     generation: Option<GenerationChange>,
     waiting_tokens: Vec<Token>,
+    /// When the newest command of the agent was decided; see [`crate::api::Desired::order`].
+    last_order: u64,
     required: Vec<Member>,
     until: Option<(Epoch, Instant)>,
     /// Why nothing may be acknowledged any more, whatever serve-until says.
@@ -112,9 +122,15 @@ pub struct Engine {
     last_front: Instant,
     store: BTreeMap<u64, (Use, Instant)>,
     flushes: BTreeMap<u64, Flush>,
+    pace: Pace,
+    verify_chunk: u64,
+    verify: Option<Verify>,
     held: VecDeque<(u64, Bytes)>,
 
     front_end: bool,
+    /// The device of an earlier process is there, with requests that it did not answer. It is gone on with only in the
+    /// epoch in which it was left, when the agent says primary; otherwise it is taken away.
+    device_left: bool,
     device: Option<PathBuf>,
     filesystem: Option<String>,
     frozen: Option<String>,
@@ -131,7 +147,13 @@ impl Engine {
         let data_path = matches!(event, Event::Request { .. } | Event::StoreDone { .. })
             || matches!(
                 &event,
-                Event::Frame { frame: Frame { message: Message::Write { .. } | Message::Ack(_), .. }, .. }
+                Event::Frame {
+                    frame: Frame {
+                        message: Message::Write { .. } | Message::Ack(_) | Message::Digests { .. },
+                        ..
+                    },
+                    ..
+                }
             );
         self.dispatch(event);
         self.pump();
@@ -156,6 +178,8 @@ impl Engine {
             Event::Nonsense { session, reason } => self.nonsense(session, &reason),
             Event::SessionClosed { session, reason } => self.session_closed(session, &reason),
             Event::Desired { token, desired } => self.desired(token, desired),
+            Event::Verify { token, request } => self.verify(token, request),
+            Event::StopVerify { token } => self.stop_verify(token),
             Event::ServeUntil { epoch, until } => self.serve_until(epoch, until),
             Event::Stop { token, even_primary } => self.stop(token, even_primary),
             Event::Tick => self.tick(),
@@ -169,6 +193,7 @@ impl Engine {
         self.pump_generation();
         self.pump_settle();
         self.pump_resync();
+        self.pump_verify();
         self.pump_clean();
         self.pump_transactions();
     }
@@ -179,6 +204,7 @@ impl Engine {
         }
         self.tick_links();
         self.tick_replica();
+        self.tick_verify();
     }
 
     fn next_id(&mut self) -> u64 {
@@ -225,6 +251,10 @@ impl Engine {
         self.alarm(format!("the disk failed: {reason}"));
         self.transactions.clear();
         self.fail_front();
+        if self.device_left {
+            // Nobody will go on with it: what waits must not wait for ever.
+            self.out.push(Action::StopFrontEnd { force: true });
+        }
         self.close_all_sessions("the local disk failed");
         for peer in 0..self.peers.len() {
             self.dial(peer, false);
@@ -236,24 +266,6 @@ impl Engine {
     #[must_use]
     pub fn config(&self) -> &VolumeConfig {
         &self.config
-    }
-
-    /// Takes over what may change while attached: addresses, timeout and rate.
-    ///
-    /// # Errors
-    /// Something else differs; detach first.
-    pub fn reconfigure(&mut self, config: VolumeConfig) -> Result<(), &'static str> {
-        let nodes = |c: &VolumeConfig| c.peers.iter().map(|p| p.node.clone()).collect::<BTreeSet<_>>();
-        let (old, new) = (&self.config, &config);
-        if (&old.group, &old.backing, &old.metadata) != (&new.group, &new.backing, &new.metadata) {
-            Err("group, backing store and metadata cannot change while the volume is attached")
-        } else if old.size_bytes != new.size_bytes || old.protocol != new.protocol || nodes(old) != nodes(new)
-        {
-            Err("size, protocol and the set of peers cannot change while the volume is attached")
-        } else {
-            self.config = config;
-            Ok(())
-        }
     }
 
     /// The role in force.

@@ -12,7 +12,7 @@
 
 use super::SessionId;
 use super::resync::Resync;
-use crate::core::frame::Sync;
+use crate::core::frame::{PROTOCOL, Sync};
 use crate::core::handshake::Identity;
 use crate::core::meta::Bitmap;
 use crate::core::range::{Range, RangeSet};
@@ -55,6 +55,10 @@ pub(super) struct Peer {
     pub since: Instant,
     pub dialed: bool,
     pub boot: Option<BootId>,
+    /// Version of the protocol in this session; what the next Hello offers; how often that was answered by closing.
+    pub protocol: u16,
+    pub offer: u16,
+    pub unanswered: u8,
     /// Zero until it was first heard.
     pub incarnation: u64,
     pub disk: DiskState,
@@ -78,6 +82,9 @@ pub(super) struct Peer {
     pub settled: bool,
     /// Required ever since it had everything: it lacks nothing acknowledged.
     pub trusted: bool,
+    /// A member of a leadership that goes on after the process died: it has everything acknowledged, and the kernel
+    /// sends the rest again, so nothing waits for its catching up.
+    pub resumed: bool,
 }
 
 impl Peer {
@@ -92,6 +99,9 @@ impl Peer {
             since: now,
             dialed: false,
             boot: None,
+            protocol: 0,
+            offer: PROTOCOL,
+            unanswered: 0,
             incarnation: 0,
             disk: DiskState::DUnknown,
             last_heard: now,
@@ -109,6 +119,7 @@ impl Peer {
             settling: None,
             settled: false,
             trusted: false,
+            resumed: false,
         }
     }
 

@@ -52,12 +52,12 @@ struct Done {
 #[derive(Clone, Debug)]
 pub(super) struct Upstream {
     pub session: SessionId,
-    peer: usize,
+    pub(super) peer: usize,
     stage: Stage,
     ours: Identity,
     theirs: Identity,
     members: Vec<NodeName>,
-    last_heard: Instant,
+    pub(super) last_heard: Instant,
 }
 
 impl Engine {
@@ -116,6 +116,7 @@ impl Engine {
             && self.superblock.epoch == epoch;
         self.superblock.epoch = epoch;
         self.peers[peer].boot = Some(greeting.boot);
+        self.peers[peer].protocol = greeting.protocol;
         self.peers[peer].disk = DiskState::UpToDate;
         self.peers[peer].reason = None;
         self.upstream = Some(Upstream {
@@ -146,7 +147,7 @@ impl Engine {
             return;
         };
         let ours = self.identity_towards(peer);
-        let greeting = self.greeting(peer, ours.clone());
+        let greeting = self.greeting(peer, self.peers[peer].protocol, ours.clone());
         if let Some(upstream) = self.stage(session) {
             upstream.stage = Stage::Deciding;
             upstream.ours = ours;
@@ -161,9 +162,7 @@ impl Engine {
 
     /// A frame of the primary, of its epoch. False: it does not fit.
     pub(super) fn primary_says(&mut self, session: SessionId, message: Message) -> bool {
-        let now = self.now;
         let Some(upstream) = self.stage(session) else { return true };
-        upstream.last_heard = now;
         let receiving = matches!(
             upstream.stage,
             Stage::Receiving | Stage::Finishing { .. } | Stage::Adopting | Stage::InSync
@@ -173,31 +172,29 @@ impl Engine {
             Message::Decision(sync) => return self.decision(session, sync),
             Message::Write { seq, offset, durable, data } if receiving => {
                 self.durable_seq = self.durable_seq.max(durable);
-                return self.replicate(
-                    session,
-                    seq,
-                    Range::new(offset, data.len() as u64),
-                    Work::Write(data),
-                );
+                let range = Range::new(offset, data.len() as u64);
+                return self.replicate(range, Work::Write(data), Origin::Remote { session, seq });
             }
             Message::Zero { seq, range, discard, durable } if receiving => {
                 self.durable_seq = self.durable_seq.max(durable);
-                return self.replicate(session, seq, Some(range), Work::Zero { discard });
+                let origin = Origin::Remote { session, seq };
+                return self.replicate(Some(range), Work::Zero { discard }, origin);
             }
             Message::Copy { seq, offset, data } if receiving => {
-                return self.replicate(
-                    session,
-                    seq,
-                    Range::new(offset, data.len() as u64),
-                    Work::Write(data),
-                );
+                let range = Range::new(offset, data.len() as u64);
+                return self.replicate(range, Work::Write(data), Origin::Remote { session, seq });
             }
             Message::CopyZero { seq, range } if receiving => {
-                return self.replicate(session, seq, Some(range), Work::Zero { discard: true });
+                let origin = Origin::Remote { session, seq };
+                return self.replicate(Some(range), Work::Zero { discard: true }, origin);
             }
             Message::Flush(id) if receiving => {
                 let tag = self.next_id();
                 self.submit(tag, Use::RemoteFlush(session, id), StoreOp::Flush);
+            }
+            Message::Digest { id, range, by_block } if upstream.stage == Stage::InSync => {
+                let origin = Origin::Ask { session, id };
+                return self.replicate(Some(range), Work::Digest { by_block }, origin);
             }
             Message::Durable(seq) => self.durable_seq = self.durable_seq.max(seq),
             Message::SyncDone { generation, history, members } => {
@@ -262,12 +259,12 @@ impl Engine {
         }
     }
 
-    fn replicate(&mut self, session: SessionId, seq: u64, range: Option<Range>, work: Work) -> bool {
+    fn replicate(&mut self, range: Option<Range>, work: Work, origin: Origin) -> bool {
         let aligned = |r: &Range| r.start.is_multiple_of(BLOCK_BYTES) && r.end.is_multiple_of(BLOCK_BYTES);
         let size = self.superblock.size;
         match range.filter(|r| r.end <= size && aligned(r)) {
             Some(range) => {
-                self.enqueue(range, work, Origin::Remote { session, seq });
+                self.enqueue(range, work, origin);
                 true
             }
             None => false,
@@ -364,7 +361,7 @@ impl Engine {
         let unstarted: Vec<u64> = self
             .ops
             .iter()
-            .filter(|(_, op)| matches!(op.origin, Origin::Remote { .. }) && !op.started)
+            .filter(|(_, op)| matches!(op.origin, Origin::Remote { .. } | Origin::Ask { .. }) && !op.started)
             .map(|(id, _)| *id)
             .collect();
         unstarted.into_iter().rev().for_each(|id| self.drop_op(id));

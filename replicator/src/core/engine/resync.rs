@@ -5,6 +5,7 @@
 //! end. An interruption therefore costs at most what was copied since the last checkpoint.
 
 use super::io::{Origin, Work};
+use super::pace::Limits;
 use super::peer::Link;
 use super::{Engine, SessionId};
 use crate::api::ResyncProgress;
@@ -40,8 +41,6 @@ pub(super) struct Resync {
     copied_bytes: u64,
     checkpoint: Option<(u64, RangeSet)>,
     started: Instant,
-    allowance: u64,
-    refilled: Instant,
 }
 
 impl Engine {
@@ -61,45 +60,29 @@ impl Engine {
             copied_bytes: 0,
             checkpoint: None,
             started: now,
-            allowance: 0,
-            refilled: now,
         });
         self.set_link(peer, Link::Syncing, Some("resync".into()));
     }
 
     pub(super) fn pump_resync(&mut self) {
         let window = if self.is_busy() { BUSY_WINDOW } else { WINDOW };
-        let rate = self.config.resync_rate;
         for peer in 0..self.peers.len() {
             if self.peers[peer].link == Link::Syncing {
-                self.pump_peer(peer, window, rate);
+                self.pump_peer(peer, window);
             }
         }
     }
 
-    fn pump_peer(&mut self, peer: usize, window: usize, rate: u64) {
-        let now = self.now;
+    fn pump_peer(&mut self, peer: usize, window: usize) {
+        let (now, limits) = (self.now, self.limits());
         let Some(session) = self.peers[peer].session else { return };
         let mut chunks = Vec::new();
         let Some(resync) = self.peers[peer].resync.as_mut() else { return };
-        if rate > 0 {
-            let earned = u128::from(rate) * now.since(resync.refilled).as_micros() / 1_000_000;
-            if earned > 0 {
-                // A second's worth may be saved up, at least one copy.
-                let most = rate.max(CHUNK);
-                resync.allowance =
-                    most.min(resync.allowance.saturating_add(u64::try_from(earned).unwrap_or(most)));
-                resync.refilled = now;
-            }
-        }
-        while resync.reading + resync.sending + chunks.len() < window
-            && (rate == 0 || resync.allowance >= CHUNK)
-        {
+        while resync.reading + resync.sending + chunks.len() < window {
             let next = resync.todo.next_run(resync.cursor, CHUNK).or_else(|| resync.todo.next_run(0, CHUNK));
-            let Some(run) = next else { break };
+            let Some(run) = next.filter(|run| self.pace.grant(now, &limits, run.bytes())) else { break };
             resync.todo.clear(run);
             resync.cursor = run.end;
-            resync.allowance = resync.allowance.saturating_sub(run.bytes());
             chunks.push(run);
         }
         resync.reading += chunks.len();
@@ -127,12 +110,26 @@ impl Engine {
         resync.sending += 1;
         self.last_seq += 1;
         let seq = self.last_seq;
+        self.send_copy(peer, seq, range, data);
+    }
+
+    pub(super) fn send_copy(&mut self, peer: usize, seq: u64, range: Range, data: Bytes) {
         let message = if data.chunks(ZEROES.len()).all(|part| *part == ZEROES[..part.len()]) {
             Message::CopyZero { seq, range }
         } else {
             Message::Copy { seq, offset: range.start, data }
         };
         self.send_counted(peer, seq, range, true, message);
+    }
+
+    /// What bounds resync and verify, see `pace`.
+    pub(super) fn limits(&self) -> Limits {
+        let target = Duration::from_micros(self.config.target_latency_us);
+        Limits {
+            most: self.config.resync_rate,
+            least: self.config.resync_min_rate,
+            target: (!target.is_zero()).then_some(target),
+        }
     }
 
     pub(super) fn copy_acked(&mut self, peer: usize, range: Range) {

@@ -28,6 +28,7 @@ impl Engine {
         match result {
             Ok(()) => {
                 self.front_end = false;
+                self.device_left = false;
                 self.device = None;
                 self.filesystem = None;
                 if self.transition.as_ref().is_some_and(|t| t.step == Step::Releasing) {
@@ -152,7 +153,8 @@ impl Engine {
     fn save_demotion(&mut self, settled: bool) {
         self.step(Step::Saving);
         self.superblock.was_primary = false;
-        let settled = settled && self.by_seq.is_empty() && self.generation.is_none();
+        let caught_up = !self.peers.iter().any(|p| p.resumed);
+        let settled = settled && caught_up && self.by_seq.is_empty() && self.generation.is_none();
         if settled {
             self.durable_seq = self.last_seq;
             self.tell_durable();

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! promote: Draining ─► Saving (old log dirty; epoch, mark) ─► Device ─► Probing ─► in force
+//! resume:  the same, with the device that an earlier process left and, if nobody left the set, its generation
 //! demote:  Recording (higher epoch first) ─► Releasing (device) ─► Draining ─► Flushing ─► Saving ─► in force
 //! stop:    Draining ─► Flushing ─► Saving ─► stopped
 //! ```
+//! A device that an earlier process left and that is not resumed is released first, whatever is to come.
 //! One change at a time; a command that comes meanwhile waits for it, and replaces one that waited before.
 
 use super::io::Use;
@@ -83,6 +85,11 @@ impl Engine {
             }
             EpochRelation::Same | EpochRelation::Newer => {}
         }
+        if desired.order != 0 && desired.order < self.last_order {
+            let detail = "a command that was decided later has arrived before it".into();
+            return self.refuse(token, "superseded", "Superseded", detail);
+        }
+        self.last_order = self.last_order.max(desired.order);
         if self.stopping {
             return self.refuse(token, "stopping", "Stopping", "the replicator is stopping".into());
         }
@@ -103,6 +110,7 @@ impl Engine {
     fn begin(&mut self, token: Token, desired: Desired) {
         let newer = self.superblock.epoch.relation(desired.epoch) == EpochRelation::Newer;
         match (self.role, desired.role) {
+            (Role::Secondary, Role::Secondary) if self.device_left => self.discard_device(token, desired),
             (Role::Secondary, Role::Secondary) if newer => {
                 if let Some(session) = self.upstream.as_ref().map(|u| u.session) {
                     self.superblock.epoch = desired.epoch;
@@ -179,11 +187,51 @@ impl Engine {
             return self.refuse(token, "inconsistent", "Not promotable", detail);
         }
         self.close_all_sessions("this replica is being promoted");
-        self.set_transition(Goal::Promote(desired), Step::Draining, token);
+        let releases = self.device_left && !self.resumes(&desired);
+        let step = if releases { Step::Releasing } else { Step::Draining };
+        self.set_transition(Goal::Promote(desired), step, token);
+        if releases {
+            self.out.push(Action::StopFrontEnd { force: true });
+        }
+    }
+
+    /// The leadership that is asked for is the one whose device was left, so whoever has it open has seen no other data.
+    fn resumes(&self, desired: &Desired) -> bool {
+        let sb = &self.superblock;
+        self.device_left && sb.was_primary && sb.epoch.relation(desired.epoch) == EpochRelation::Same
+    }
+
+    /// The data's generation was in force when the process died, and those who have it are the members now.
+    fn generation_stands(&self) -> bool {
+        let sb = &self.superblock;
+        let has_it = |peer: usize| {
+            let slot = sb.peers[self.peers[peer].slot].as_ref();
+            slot.is_some_and(|s| s.tracking && s.base == sb.generation)
+        };
+        sb.generation != Generation(0)
+            && sb.pending == Generation(0)
+            && (0..self.peers.len()).all(|peer| has_it(peer) == self.is_required(peer))
+    }
+
+    /// A device of a leadership that is over: its I/O fails, and what its log names becomes dirty.
+    fn discard_device(&mut self, token: Token, desired: Desired) {
+        let newer = self.superblock.epoch.relation(desired.epoch) == EpochRelation::Newer;
+        if let Some(session) = self.upstream.as_ref().map(|u| u.session) {
+            if newer {
+                self.superblock.epoch = desired.epoch;
+                self.send(session, Message::Refused(Refused::EpochTooOld));
+            }
+            self.close(session, "a device of an earlier leadership is taken away");
+        }
+        self.superblock.epoch = desired.epoch;
+        self.last_primary = None;
+        self.set_transition(Goal::Demote(desired, false), Step::Releasing, token);
+        self.out.push(Action::StopFrontEnd { force: true });
     }
 
     pub(super) fn save_promotion(&mut self, desired: &Desired) {
         self.step(Step::Saving);
+        let resumes = self.resumes(desired);
         self.superblock.epoch = desired.epoch;
         self.superblock.was_primary = true;
         self.superblock.inconsistent = false;
@@ -193,7 +241,11 @@ impl Engine {
         for peer in 0..self.peers.len() {
             self.peers[peer].trusted = self.is_required(peer);
         }
-        self.start_generation();
+        if resumes && self.generation_stands() {
+            self.peers.iter_mut().for_each(|p| p.resumed = p.trusted);
+        } else {
+            self.start_generation();
+        }
         self.log_to_bitmaps(After::Role);
     }
 
@@ -208,6 +260,7 @@ impl Engine {
             self.set_link(peer, Link::Down, None);
             self.peers[peer].unflushed = Default::default();
             self.peers[peer].trusted = false;
+            self.peers[peer].resumed = false;
         }
     }
 
@@ -220,6 +273,7 @@ impl Engine {
         self.write_off_removed(&before);
         for peer in 0..self.peers.len() {
             self.peers[peer].trusted = self.is_required(peer);
+            self.peers[peer].resumed = false;
         }
         for peer in 0..self.peers.len() {
             if self.peers[peer].link == Link::StandAlone {
@@ -235,6 +289,7 @@ impl Engine {
     }
 
     pub(super) fn front_end_started(&mut self, result: Result<PathBuf, String>) {
+        self.device_left = false; // Taken over, or gone.
         let promoting = self.transition.as_ref().is_some_and(|t| t.step == Step::Device);
         match result {
             Ok(path) if promoting => {
@@ -302,6 +357,7 @@ impl Engine {
             let Some(peer) = self.peer_index(&member.node) else { continue };
             self.peers[peer].settled = false;
             self.peers[peer].settling = None;
+            self.peers[peer].resumed = false;
             if self.peers[peer].in_replication() || self.is_required(peer) {
                 continue; // It still gets everything.
             }

@@ -53,7 +53,8 @@ impl Engine {
         let primary = self.role == Role::Primary;
         let connection =
             if primary { p.connection() } else { self.upstream_state(index).unwrap_or_default() };
-        let resynced = primary && p.link == super::peer::Link::Connected;
+        let connected = p.link == super::peer::Link::Connected;
+        let resynced = primary && (connected || self.counts(index));
         PeerStatus {
             node: p.node.clone(),
             connection,
@@ -61,7 +62,7 @@ impl Engine {
             boot: p.boot,
             disk: p.disk,
             resynced,
-            settled: resynced && p.settled && self.counts(index),
+            settled: resynced && connected && p.settled && self.counts(index),
             dirty_bytes: p.bitmap.dirty_bytes(),
             unacked_bytes: p.inflight.values().map(|s| s.range.bytes()).sum(),
             oldest_unacked_ms: p
@@ -69,6 +70,8 @@ impl Engine {
                 .map_or(0, |at| u64::try_from(self.now.since(at).as_millis()).unwrap_or(u64::MAX)),
             lag_us: p.lag_us,
             resync: self.resync_progress(index),
+            // The owner of the sessions knows.
+            link: None,
         }
     }
 
@@ -76,9 +79,8 @@ impl Engine {
     #[must_use]
     pub fn status(&self) -> VolumeStatus {
         let sb = &self.superblock;
-        let configured = |i: &usize| self.config.peers.iter().any(|c| c.node == self.peers[*i].node);
         let mut peers: Vec<PeerStatus> =
-            (0..self.peers.len()).filter(configured).map(|i| self.peer_status(i)).collect();
+            (0..self.peers.len()).filter(|i| self.configured(*i)).map(|i| self.peer_status(i)).collect();
         peers.sort_by(|a, b| a.node.cmp(&b.node));
         VolumeStatus {
             volume: sb.volume.clone(),
@@ -90,6 +92,7 @@ impl Engine {
             generation: sb.generation,
             boot: sb.boot,
             device: self.usable_device(),
+            held: self.device_left,
             filesystem: self.filesystem.clone(),
             frozen: self.frozen.clone(),
             frozen_since: self.frozen_since,
@@ -98,6 +101,7 @@ impl Engine {
             activity_log_extents: self.log.len() as u64,
             counters: self.counters,
             alarms: self.alarms.iter().cloned().collect(),
+            verify: self.verify_status(),
         }
     }
 
@@ -124,15 +128,25 @@ impl Engine {
             self.usable_device(),
             &self.filesystem,
             &self.required,
+            self.device_left,
         )
             .hash(&mut h);
         (self.role == Role::Primary, self.disk as u8, &self.alarms).hash(&mut h);
         for (index, p) in self.peers.iter().enumerate() {
             let connection =
                 if self.role == Role::Primary { Some(p.connection()) } else { self.upstream_state(index) };
-            (connection.map(|c| c as u8), &p.reason, p.boot, p.disk as u8, p.settled, p.bitmap.is_empty())
+            (
+                self.configured(index),
+                connection.map(|c| c as u8),
+                &p.reason,
+                p.boot,
+                p.disk as u8,
+                p.settled,
+                p.bitmap.is_empty(),
+            )
                 .hash(&mut h);
         }
+        self.verify.as_ref().map(|v| v.digest()).hash(&mut h);
         let digest = h.finish();
         if digest != self.digest {
             self.digest = digest;

@@ -21,6 +21,12 @@ const FUSE_BIG_WRITES: u32 = 1 << 5;
 const FUSE_ASYNC_DIO: u32 = 1 << 15;
 const FUSE_MAX_PAGES: u32 = 1 << 22;
 
+const FUSE_INIT_EXT: u32 = 1 << 30;
+/// In the upper half: the kernel can send requests again that a reader of the connection has taken (Linux 6.9).
+const FUSE_HAS_RESEND: u32 = 1 << (39 - 32);
+/// Notification: send them again.
+const FUSE_NOTIFY_RESEND: i32 = 7;
+
 const FOPEN_DIRECT_IO: u32 = 1 << 0;
 const FOPEN_NOFLUSH: u32 = 1 << 5;
 const FOPEN_PARALLEL_DIRECT_WRITES: u32 = 1 << 6;
@@ -35,6 +41,8 @@ pub(super) enum Ask<'a> {
     Init {
         minor: u32,
         flags: u32,
+        /// The upper half; zero if the kernel has none.
+        more: u32,
         max_readahead: u32,
     },
     Lookup {
@@ -86,7 +94,9 @@ pub(super) fn parse(bytes: &[u8]) -> Option<(u64, Ask<'_>)> {
         17 => Ask::Statfs,
         20 => Ask::Fsync,
         26 => {
-            Ask::Init { minor: u32_at(body, 4)?, max_readahead: u32_at(body, 8)?, flags: u32_at(body, 12)? }
+            let flags = u32_at(body, 12)?;
+            let more = if flags & FUSE_INIT_EXT == 0 { 0 } else { u32_at(body, 16)? };
+            Ask::Init { minor: u32_at(body, 4)?, max_readahead: u32_at(body, 8)?, flags, more }
         }
         43 => {
             let (offset, len, mode) = (u64_at(body, 8)?, u64_at(body, 16)?, u32_at(body, 24)?);
@@ -116,7 +126,7 @@ impl Tree {
     /// The answer to what needs no data; none for what does.
     pub fn answer(&self, ask: &Ask<'_>) -> Option<Result<Vec<u8>, i32>> {
         Some(match ask {
-            Ask::Init { minor, flags, max_readahead } => Ok(init(*minor, *flags, *max_readahead)),
+            Ask::Init { minor, flags, max_readahead, more: _ } => Ok(init(*minor, *flags, *max_readahead)),
             Ask::Lookup { parent: ROOT, name } if *name == self.name.as_bytes() => {
                 let mut out = Vec::with_capacity(128);
                 put64(&mut out, &[FILE, 0, TTL_S, TTL_S, 0]);
@@ -163,6 +173,17 @@ impl Tree {
         put64(out, &[node, size, size / 512, 0, 0, 0]);
         put32(out, &[0, 0, 0, mode, links, 0, 0, 0, 4096, 0]);
     }
+}
+
+/// The kernel can resend, by what it offered in its INIT.
+pub(super) fn can_resend(more: u32) -> bool {
+    more & FUSE_HAS_RESEND != 0
+}
+
+/// Asks the kernel to send everything again that was read and not answered: `struct fuse_out_header` with a number
+/// of a notification in place of an error, for no request.
+pub(super) fn resend() -> [u8; 16] {
+    out_header(0, -FUSE_NOTIFY_RESEND, 0)
 }
 
 /// `struct fuse_init_out`, 64 bytes.
@@ -227,7 +248,7 @@ mod tests {
     fn answers_have_the_kernels_sizes() {
         let tree = Tree { name: "disk".into(), size_bytes: 1 << 30 };
         let len = |ask| tree.answer(&ask).unwrap().unwrap().len();
-        assert_eq!(len(Ask::Init { minor: 45, flags: u32::MAX, max_readahead: 131_072 }), 64);
+        assert_eq!(len(Ask::Init { minor: 45, flags: u32::MAX, more: 0, max_readahead: 131_072 }), 64);
         assert_eq!(len(Ask::Lookup { parent: 1, name: b"disk" }), 128);
         assert_eq!(len(Ask::Getattr { node: 2 }), 104);
         assert_eq!(len(Ask::Open { node: 2 }), 16);
@@ -242,6 +263,22 @@ mod tests {
         assert_eq!(flags(0), 0);
         assert_eq!(flags(u32::MAX) & FUSE_ASYNC_DIO, FUSE_ASYNC_DIO);
         assert_eq!(u32_at(&init(31, 0, 0), 4), Some(31));
+    }
+
+    #[test]
+    fn whether_requests_can_be_resent_stands_in_the_upper_flags() {
+        let init = |flags: u32, more: u32| {
+            let mut body = Vec::new();
+            put32(&mut body, &[7, 45, 0, flags, more]);
+            match parse(&request(26, 0, &body)) {
+                Some((77, Ask::Init { more, .. })) => can_resend(more),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(init(1 << 30, 1 << 7));
+        assert!(!init(1 << 30, 0));
+        assert!(!init(0, 1 << 7), "without the extension the upper half is not there");
+        assert_eq!(resend(), [16, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The connection to the kernel: threads that read requests, and replies from anywhere.
 //!
 //! Invariants: every request that was handed out is in `pending` until it is answered, and is answered at most
-//! once; nothing here waits for the sink's owner. The threads end when the kernel ends the connection.
+//! once; nothing here waits for the sink's owner; buffers are in memory before the kernel copies into them, so that
+//! a process killed at any moment loses no request. The threads end when the kernel ends the connection.
 
 use super::proto::{self, Ask, IN_HEADER, MAX_IO, Tree, WRITE_IN};
 use crate::frontend::{Errno, FrontEndEvent, Op, Request};
@@ -10,8 +11,9 @@ use bytes::Bytes;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread;
 
 /// Threads that read requests: two reach what the loop device delivers on two cores (DATAPATH A4).
@@ -37,23 +39,41 @@ pub(super) struct Server {
     running: AtomicUsize,
     /// Nothing can have been written yet: the loop device is being set up, for which the kernel syncs the file.
     untouched: AtomicBool,
+    /// Whether the kernel can resend; known after its first request.
+    resends: OnceLock<bool>,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Mounted a moment ago.
+    New,
+    /// Another process served it: what it has not answered is asked for again.
+    TakenOver,
 }
 
 impl Server {
     /// Starts reading. `ended` is called once, when the connection is over.
     pub fn start(
         device: File,
+        origin: Origin,
         tree: Tree,
         sink: super::EventSink,
         ended: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Arc<Self>> {
+        let resends = OnceLock::new();
+        if origin == Origin::TakenOver {
+            (&device).write_all(&proto::resend())?;
+            let _ = resends.set(true);
+        }
         let server = Arc::new(Self {
             device,
             tree,
             pending: Mutex::default(),
             sink,
             running: AtomicUsize::new(READERS),
-            untouched: AtomicBool::new(true),
+            untouched: AtomicBool::new(origin == Origin::New),
+            resends,
         });
         let ended = Arc::new(ended);
         for i in 0..READERS {
@@ -76,6 +96,16 @@ impl Server {
             }
         }
         Ok(server)
+    }
+
+    /// The kernel can send again what a killed process had taken.
+    pub fn resends(&self) -> bool {
+        self.resends.get() == Some(&true)
+    }
+
+    /// The connection.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
     }
 
     /// The loop device exists: from now on every flush counts.
@@ -110,7 +140,7 @@ impl Server {
         // The headers end where the page of the data begins.
         const START: usize = DATA_AT - IN_HEADER - WRITE_IN;
         const LEN: usize = DATA_AT + MAX_IO as usize + 4096;
-        let mut buf = AlignedBuf::zeroed(LEN);
+        let mut buf = AlignedBuf::resident(LEN);
         loop {
             let n = match (&self.device).read(&mut buf[START..]) {
                 Ok(n) => n,
@@ -136,7 +166,7 @@ impl Server {
                     continue;
                 }
                 let data = if len as usize >= KEEP_FROM {
-                    let full = std::mem::replace(&mut buf, AlignedBuf::zeroed(LEN));
+                    let full = std::mem::replace(&mut buf, AlignedBuf::resident(LEN));
                     full.into_bytes().slice(DATA_AT..DATA_AT + len as usize)
                 } else {
                     AlignedBuf::copy_of(&buf[DATA_AT..DATA_AT + len as usize]).into_bytes()
@@ -163,6 +193,9 @@ impl Server {
                 (Op::WriteZeroes { offset, len }, Expected::Nothing, Some((offset, len)))
             }
             _ => {
+                if let Ask::Init { more, .. } = *ask {
+                    let _ = self.resends.set(proto::can_resend(more));
+                }
                 match self.tree.answer(ask) {
                     Some(Ok(body)) => self.send(id, 0, &body),
                     Some(Err(errno)) => self.send(id, errno, &[]),

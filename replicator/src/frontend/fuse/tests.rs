@@ -3,6 +3,7 @@
 use super::*;
 use crate::frontend::probe::{PROBE_LEN, Signature, probe};
 use crate::frontend::{Op, mkfs};
+use crate::hold::Holder;
 use crate::store::AlignedBuf;
 use crate::types::VolumeName;
 use std::fs::File;
@@ -92,6 +93,8 @@ impl Rig {
             tag: tag.into(),
             run_dir: dir.join("run"),
             device_dir: dir.join("dev"),
+            holder: Holder::none(),
+            begin: Begin::Make,
         };
         let (tx, events) = channel();
         let (requests, inbox) = channel();

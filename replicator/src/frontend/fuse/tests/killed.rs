@@ -54,7 +54,7 @@ fn a_process_killed_while_it_waits_for_itself_ends() {
     let (mut victim, _) = spawn_victim(dir.path(), true);
     victim.kill().unwrap();
     wait_for("the killed process to end", || victim.try_wait().unwrap().is_some());
-    let _ = stale::clean("test-victim", &dir.path().join("run"), &dir.path().join("dev"));
+    let _ = stale::clean("test-victim", &dir.path().join("run"), &dir.path().join("dev"), &[]);
     wait_for("its device to go", || !attached().iter().any(|(_, n)| n.starts_with(&tag_file)));
 }
 
@@ -83,7 +83,7 @@ fn a_killed_process_fails_io_and_the_next_one_cleans_up() {
 
     let symlink = dir.path().join("dev/webstore");
     assert!(symlink.is_symlink());
-    let clean = || stale::clean("test-victim", &dir.path().join("run"), &dir.path().join("dev"));
+    let clean = || stale::clean("test-victim", &dir.path().join("run"), &dir.path().join("dev"), &[]);
     let report = clean();
     assert!(report.iter().any(|r| r.contains("stays for now")), "{report:?}");
     assert!(!symlink.is_symlink(), "{report:?}");
