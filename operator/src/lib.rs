@@ -6,7 +6,8 @@
 //! * [`heartbeat`], [`etcd`], [`net`], [`docker`], [`replica`] are the adapters: UDP, etcd, netlink and ARP,
 //!   the Docker engine, the replicator.
 //! * [`driver`] owns the core: the only place that waits for more than one thing.
-//! * [`status`] is the one snapshot behind [`api`], [`metrics`] and [`cli`].
+//! * [`status`] is the one snapshot behind [`api`], [`metrics`] and [`cli`]; [`series`] is its short memory,
+//!   [`web`] the page that shows both.
 
 pub mod api;
 pub mod cli;
@@ -17,6 +18,10 @@ pub mod etcd;
 pub mod heartbeat;
 pub mod metrics;
 pub mod net;
+pub mod notify;
 pub mod replica;
+pub mod security;
+pub mod series;
 pub mod spec;
 pub mod status;
+pub mod web;

@@ -3,12 +3,18 @@
 //!
 //! `GET /v1/status` answers a [`ClusterStatus`]. Facts about other nodes carry `age_ms`: how old they are.
 
-use baton_replicator::api::VolumeStatus;
+use crate::core::record::StoredNote;
+use baton_replicator::api::{Handshakes, VolumeStatus};
 use baton_replicator::types::{BootId, DiskState, Epoch, GroupName, Member, NodeName, VolumeName};
 use serde::{Deserialize, Serialize};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use utoipa::ToSchema;
+
+/// The last second of the year 9999, since 1970: what RFC 3339 can write.
+const LATEST: u64 = 253_402_300_799;
 
 /// Everything at once, as one agent sees it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterStatus {
     /// The cluster's name.
     pub cluster: String,
@@ -29,10 +35,37 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeStatus>,
     /// All groups of the specification, by name.
     pub groups: Vec<GroupStatus>,
+    /// Certificates that the answering agent uses.
+    #[serde(default)]
+    pub certificates: Vec<CertificateStatus>,
+    /// The answering node's replicator answers its agent; also true where there is no volume to replicate.
+    #[serde(default)]
+    pub replicator_reachable: bool,
+    /// Connections between the answering node's replicator and its peers, since it started.
+    #[serde(default)]
+    pub handshakes: Handshakes,
+    /// Whom the answering node tells, and how that goes, by name.
+    #[serde(default)]
+    pub notifications: Vec<NotificationStatus>,
+}
+
+/// A certificate in use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CertificateStatus {
+    /// What for: `api`, `ca`, `etcd`, `etcd-ca`.
+    pub name: String,
+    /// Its subject.
+    pub subject: String,
+    /// Valid until, RFC 3339.
+    pub expires: String,
+    /// The same, seconds since 1970.
+    pub expires_unix_s: i64,
+    /// Whole days until then; negative if it has expired.
+    pub days_left: i64,
 }
 
 /// One word for the whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// Every group serves and has a standby that could take over.
@@ -44,7 +77,7 @@ pub enum Health {
 }
 
 /// etcd as this agent sees it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EtcdStatus {
     /// The last request succeeded.
     pub reachable: bool,
@@ -58,10 +91,13 @@ pub struct EtcdStatus {
     pub revision: i64,
     /// The last error, if the last request failed.
     pub error: Option<String>,
+    /// Age of its last answer, milliseconds; none if it never answered.
+    #[serde(default)]
+    pub age_ms: Option<u64>,
 }
 
 /// Operator's wish for a node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeMode {
     /// May lead groups.
@@ -73,8 +109,48 @@ pub enum NodeMode {
     Maintenance,
 }
 
+/// What was said when a node's mode was set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ModeNote {
+    /// Who set it, or whom they named.
+    pub owner: String,
+    /// Why; empty if nothing was said.
+    pub reason: String,
+    /// When the mode was set, RFC 3339.
+    pub since: String,
+    /// When a maintenance is to be over, RFC 3339. Nothing happens by itself then: `advice` says so.
+    pub until: Option<String>,
+    /// That time has passed.
+    pub expired: bool,
+}
+
+/// Seconds of the wall clock since 1970, as etcd holds times; 0 before that.
+#[must_use]
+pub fn unix_seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+impl ModeNote {
+    /// As etcd holds it, for people; `now` in seconds since 1970.
+    #[must_use]
+    pub fn of(stored: &StoredNote, now: u64) -> Self {
+        let clock = |seconds: u64| {
+            // Later than any calendar knows is nonsense from outside.
+            let at = UNIX_EPOCH + Duration::from_secs(seconds.min(LATEST));
+            humantime::format_rfc3339_seconds(at).to_string()
+        };
+        Self {
+            owner: stored.owner.clone(),
+            reason: stored.reason.clone(),
+            since: clock(stored.since),
+            until: stored.until.map(clock),
+            expired: stored.until.is_some_and(|until| until <= now),
+        }
+    }
+}
+
 /// One node.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NodeStatus {
     /// Its name.
     pub name: NodeName,
@@ -84,6 +160,9 @@ pub struct NodeStatus {
     pub age_ms: Option<u64>,
     /// Operator's wish.
     pub mode: NodeMode,
+    /// What was said when it was set; none if it never was, or by an agent that records none.
+    #[serde(default)]
+    pub mode_note: Option<ModeNote>,
     /// Heartbeat address.
     pub address: String,
     /// Agent version, if known.
@@ -96,10 +175,16 @@ pub struct NodeStatus {
     pub late_heartbeats: u64,
     /// Datagrams refused (bad authentication, replay, other cluster) since the agent started.
     pub refused_datagrams: u64,
+    /// Version of the specification that its agent runs, if known.
+    #[serde(default)]
+    pub spec_version: Option<i64>,
+    /// Its last request to etcd succeeded; none if never heard.
+    #[serde(default)]
+    pub etcd: Option<bool>,
 }
 
 /// State of a group on one node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupState {
     /// Nothing is known yet.
@@ -126,7 +211,7 @@ pub enum GroupState {
 }
 
 /// One group.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GroupStatus {
     /// Its name.
     pub name: GroupName,
@@ -154,10 +239,58 @@ pub struct GroupStatus {
     pub services: Vec<ServiceStatus>,
     /// The newest takeover or handover this agent carried out.
     pub last_takeover: Option<Takeover>,
+    /// How old these facts are.
+    #[serde(default)]
+    #[schema(required)]
+    pub fresh: Freshness,
+    /// The one under way on the answering node: its steps so far.
+    #[serde(default)]
+    pub under_way: Option<Takeover>,
+    /// How long it served since this agent watches it.
+    #[serde(default)]
+    pub availability: Availability,
+}
+
+/// How long a group served, as the answering agent saw it since its own start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Availability {
+    /// Seconds watched.
+    pub observed_seconds: f64,
+    /// Seconds of these in which nobody served it.
+    pub unavailable_seconds: f64,
+    /// How often it stopped serving, planned moves included.
+    pub outages: u64,
+    /// The newest time it stopped.
+    pub last_outage: Option<Outage>,
+}
+
+/// A time without service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Outage {
+    /// Wall clock when it was noticed, RFC 3339.
+    pub noticed_at: String,
+    /// How long it lasted; none while it lasts.
+    pub seconds: Option<f64>,
+}
+
+/// How old the facts about a group are, and where they come from. None: never known. Facts about each node's part carry
+/// an age of their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Freshness {
+    /// Leader, epoch, in-sync set and target: since the group's record was read in etcd, milliseconds.
+    pub record_ms: Option<u64>,
+    /// The node whose replicator the volumes come from.
+    pub volumes_from: Option<NodeName>,
+    /// Since that replicator answered, milliseconds.
+    pub volumes_ms: Option<u64>,
+    /// The node that the services run on.
+    pub services_from: Option<NodeName>,
+    /// Since its containers were looked at, or, from another node, since that node was heard, milliseconds.
+    pub services_ms: Option<u64>,
 }
 
 /// One node's part in a group.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GroupNode {
     /// The node.
     pub node: NodeName,
@@ -180,7 +313,7 @@ pub struct GroupNode {
 }
 
 /// One container of a group.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceStatus {
     /// Name in the specification.
     pub name: String,
@@ -197,7 +330,7 @@ pub struct ServiceStatus {
 }
 
 /// Duration of a change of leadership by step.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Takeover {
     /// `takeover`, `handover`, `first start`, `resume`.
     pub kind: String,
@@ -213,7 +346,7 @@ pub struct Takeover {
 }
 
 /// One step of a change of leadership.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TakeoverStep {
     /// What was done.
     pub step: String,
@@ -222,7 +355,7 @@ pub struct TakeoverStep {
 }
 
 /// An entry of the history.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// Grows by one per entry.
     pub n: u64,
@@ -238,4 +371,31 @@ pub struct Event {
     pub severity: String,
     /// What happened and why, one sentence.
     pub message: String,
+}
+
+/// A target of notifications, as the answering node's deliveries to it go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NotificationStatus {
+    /// Its name in the specification.
+    pub target: String,
+    /// The way there, in words: `mail to operators@example.org via smtp://mail:25`.
+    pub channel: String,
+    /// `info`, `warning` or `critical`: what is less severe is not told.
+    pub severity: String,
+    /// Groups that it hears about.
+    pub groups: Vec<GroupName>,
+    /// Messages that wait for their delivery.
+    pub queued: u64,
+    /// Messages delivered since the agent started.
+    pub delivered: u64,
+    /// Attempts that failed since the agent started.
+    pub failed: u64,
+    /// Messages given up since the agent started: rejected for good, too old, or too many.
+    pub given_up: u64,
+    /// Wall clock of the last delivery, RFC 3339.
+    pub last_success: Option<String>,
+    /// Wall clock of the first failed attempt since the last delivery, RFC 3339.
+    pub failing_since: Option<String>,
+    /// What the last attempt said, if it failed.
+    pub last_error: Option<String>,
 }

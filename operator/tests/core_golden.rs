@@ -72,6 +72,7 @@ fn replica() -> VolumeStatus {
         generation: Generation(0),
         boot: BootId(0xb),
         device: None,
+        held: false,
         filesystem: Some("ext4".into()),
         frozen: None,
         frozen_since: None,
@@ -80,6 +81,7 @@ fn replica() -> VolumeStatus {
         activity_log_extents: 0,
         counters: Default::default(),
         alarms: Vec::new(),
+        verify: None,
     }
 }
 
@@ -97,6 +99,7 @@ impl Script {
             auto_failback: false,
             after_power_loss: policy,
             timers,
+            retire: None,
         };
         let served = served.map(epoch).unwrap_or_default();
         let durable = Durable { served, known: served, ..Durable::default() };
@@ -316,6 +319,7 @@ impl Script {
                         oldest_unacked_ms: 0,
                         lag_us: 0,
                         resync: None,
+                        link: None,
                     }];
                 }
                 None if *field == "frozen" => {

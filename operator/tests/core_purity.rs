@@ -58,6 +58,15 @@ fn the_core_is_pure() {
 }
 
 #[test]
+fn what_is_told_and_when_is_decided_purely() {
+    for name in ["conditions", "core", "news", "outbox", "queue", "text", "what"] {
+        let path = format!("{}/src/notify/{name}.rs", env!("CARGO_MANIFEST_DIR"));
+        let found = sins(&std::fs::read_to_string(&path).expect("readable"));
+        assert!(found.is_empty(), "{path}: {found:?}");
+    }
+}
+
+#[test]
 fn the_test_would_notice() {
     assert_eq!(sins("fn f() {\n    let now = std::time::Instant::now();\n}"), ["line 2: time::Instant"]);
     assert!(sins("// tokio is not used here").is_empty());

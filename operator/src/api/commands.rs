@@ -1,10 +1,14 @@
 //! What the API asks of the driver. The driver implements [`Commands`]; tests use a fake.
 
+use super::{Applied, Apply, ApplyError, SpecVersion};
+use crate::core::record::ModeWish;
+use crate::notify::TestOutcome;
 use crate::status::{Event, NodeMode};
-use baton_replicator::types::{GroupName, NodeName};
+use baton_replicator::types::{GroupName, NodeName, VolumeName};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
+use utoipa::ToSchema;
 
 /// Why a command was not accepted. The text says what to do next.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,6 +19,14 @@ pub enum CommandError {
     /// Understood and refused in the present state.
     #[error("{0}")]
     Refused(String),
+    /// Depended on a version that is no longer in force.
+    #[error("{detail}")]
+    Changed {
+        /// What has changed.
+        detail: String,
+        /// The version in force, if known.
+        current: Option<i64>,
+    },
     /// etcd (or what else is needed) is out of reach; may be repeated.
     #[error("{0}")]
     Unavailable(String),
@@ -23,36 +35,86 @@ pub enum CommandError {
     Internal(String),
 }
 
+/// How a command is meant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct How {
+    /// Say what would happen and whether it would be refused; change nothing.
+    pub dry_run: bool,
+    /// Only if what is changed is still at this version (its key's mod_revision; 0 = never set).
+    pub expected: Option<i64>,
+}
+
+/// A mode that somebody asks for. What is left out stays as it was if the node has that mode already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModeChange {
+    /// The mode.
+    pub mode: NodeMode,
+    /// Who asks.
+    pub by: String,
+    /// Whose business it is, if not theirs.
+    pub owner: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+    /// When a maintenance is to be over, seconds since 1970.
+    pub until: Option<u64>,
+}
+
 /// A command that was written as desired state; whichever agent it concerns carries it out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Accepted {
-    /// What was accepted, one sentence.
+    /// What was accepted, or would be, one sentence.
+    #[schema(examples("web moves to beta"))]
     pub message: String,
+    /// Nothing was changed: it was only asked what would happen.
+    #[serde(default)]
+    #[schema(required)]
+    pub dry_run: bool,
+    /// What follows for services and hosts, one sentence each.
+    #[serde(default)]
+    #[schema(required, examples(json!(["mysql and apache stop on alpha and start on beta"])))]
+    pub consequences: Vec<String>,
 }
 
 /// The specification in force.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SpecDocument {
     /// The document as it was applied.
+    #[schema(examples("cluster: demo\n"))]
     pub text: String,
     /// Its version: the key's mod_revision.
+    #[schema(examples(12))]
+    pub version: i64,
+}
+
+/// A wish of an operator as etcd holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish<T> {
+    /// The wish.
+    pub value: T,
+    /// Its version: the key's mod_revision; 0 if it was never expressed.
     pub version: i64,
 }
 
 /// What the API can ask of the agent. Every call is bounded by its implementation and again by the API.
 pub trait Commands: Send + Sync + 'static {
     /// Writes a node's mode.
-    fn set_mode(&self, node: NodeName, mode: NodeMode) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+    fn set_mode(
+        &self,
+        node: NodeName,
+        change: ModeChange,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>>;
 
     /// Asks for a handover of `group`, to `to` or to the best standby.
     fn move_group(
         &self,
         group: GroupName,
         to: Option<NodeName>,
+        how: How,
     ) -> BoxFuture<'_, Result<Accepted, CommandError>>;
 
     /// A person vouches for what etcd says about `group` now. Concerns this agent only: every agent has to hear it.
-    fn recover(&self, group: GroupName) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+    fn recover(&self, group: GroupName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>>;
 
     /// The newest `last` entries of the history, oldest first.
     fn events(&self, last: usize) -> BoxFuture<'_, Result<Vec<Event>, CommandError>>;
@@ -65,4 +127,32 @@ pub trait Commands: Send + Sync + 'static {
 
     /// The decision core has run lately (`/livez`).
     fn core_alive(&self) -> bool;
+
+    /// A node's mode as etcd holds it.
+    fn mode(&self, node: NodeName) -> BoxFuture<'_, Result<Wish<ModeWish>, CommandError>>;
+
+    /// The node that an operator asked for as leader of `group`.
+    fn target(&self, group: GroupName) -> BoxFuture<'_, Result<Wish<Option<NodeName>>, CommandError>>;
+
+    /// Takes back a move of `group` that has not begun.
+    fn cancel_move(&self, group: GroupName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+
+    /// Asks for a comparison of the replicas of `volume`; `repair`: copy what differs.
+    fn verify(
+        &self,
+        volume: VolumeName,
+        repair: bool,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+
+    /// Stops the comparison.
+    fn stop_verify(&self, volume: VolumeName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+    /// Checks, compares and, unless it is a dry run, writes a specification.
+    fn apply_spec(&self, apply: Apply) -> BoxFuture<'_, Result<Applied, ApplyError>>;
+
+    /// The specifications that were in force, oldest first, with their documents.
+    fn spec_history(&self) -> BoxFuture<'_, Result<Vec<SpecVersion>, CommandError>>;
+
+    /// Sends a test message to one target of notifications, or to all, and says what became of it.
+    fn notify_test(&self, target: Option<String>) -> BoxFuture<'_, Result<Vec<TestOutcome>, CommandError>>;
 }

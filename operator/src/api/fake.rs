@@ -1,9 +1,15 @@
 //! A driver for tests of the API and of its client.
 
-use super::{Accepted, CommandError, Commands, SpecDocument};
+use super::{
+    Accepted, Applied, Apply, ApplyError, CommandError, Commands, How, ModeChange, SpecDocument, SpecVersion,
+    Wish,
+};
 use crate::cli::fixture;
-use crate::status::{Event, NodeMode};
-use baton_replicator::types::{GroupName, NodeName};
+use crate::core::record::ModeWish;
+use crate::notify::TestOutcome;
+use crate::spec::{Change, Impact, Spec};
+use crate::status::Event;
+use baton_replicator::types::{GroupName, NodeName, VolumeName};
 use futures::future::{BoxFuture, FutureExt};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +22,8 @@ pub(crate) struct Fake {
     pub(crate) hang: AtomicBool,
     pub(crate) alive: AtomicBool,
     pub(crate) live: broadcast::Sender<Event>,
+    /// Entries after those of the fixture.
+    pub(crate) recorded: Mutex<Vec<Event>>,
 }
 
 impl Default for Fake {
@@ -26,20 +34,23 @@ impl Default for Fake {
             hang: AtomicBool::new(false),
             alive: AtomicBool::new(true),
             live: broadcast::channel(8).0,
+            recorded: Mutex::default(),
         }
     }
 }
 
 impl Fake {
-    fn record(&self, call: String) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+    fn record(&self, call: String, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         async move {
+            let call = if how.dry_run { format!("dry: {call}") } else { call };
+            let call = how.expected.map_or(call.clone(), |version| format!("{call} at {version}"));
             self.calls.lock().unwrap().push(call.clone());
             if self.hang.load(Ordering::SeqCst) {
                 std::future::pending::<()>().await;
             }
             match self.answer.lock().unwrap().clone() {
                 Some(error) => Err(error),
-                None => Ok(Accepted { message: call }),
+                None => Ok(Accepted { message: call, dry_run: how.dry_run, consequences: Vec::new() }),
             }
         }
         .boxed()
@@ -47,21 +58,33 @@ impl Fake {
 }
 
 impl Commands for Fake {
-    fn set_mode(&self, node: NodeName, mode: NodeMode) -> BoxFuture<'_, Result<Accepted, CommandError>> {
-        self.record(format!("{node} {mode:?}"))
+    fn set_mode(
+        &self,
+        node: NodeName,
+        change: ModeChange,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        let ModeChange { mode, by, owner, reason, until } = change;
+        let by = if by == "anybody" { String::new() } else { format!(" by {by}") };
+        let owner = owner.map(|o| format!(" for {o}")).unwrap_or_default();
+        let reason = reason.map(|r| format!(": {r}")).unwrap_or_default();
+        let until = if until.is_some() { " with an end" } else { "" };
+        self.record(format!("{node} {mode:?}{until}{by}{owner}{reason}"), how)
     }
     fn move_group(
         &self,
         group: GroupName,
         to: Option<NodeName>,
+        how: How,
     ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
-        self.record(format!("move {group} {to:?}"))
+        self.record(format!("move {group} {to:?}"), how)
     }
-    fn recover(&self, group: GroupName) -> BoxFuture<'_, Result<Accepted, CommandError>> {
-        self.record(format!("recover {group}"))
+    fn recover(&self, group: GroupName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        self.record(format!("recover {group}"), how)
     }
     fn events(&self, last: usize) -> BoxFuture<'_, Result<Vec<Event>, CommandError>> {
-        let all = fixture::history();
+        let mut all = fixture::history();
+        all.extend(self.recorded.lock().unwrap().iter().cloned());
         async move { Ok(all[all.len().saturating_sub(last)..].to_vec()) }.boxed()
     }
     fn subscribe(&self) -> broadcast::Receiver<Event> {
@@ -72,5 +95,85 @@ impl Commands for Fake {
     }
     fn core_alive(&self) -> bool {
         self.alive.load(Ordering::SeqCst)
+    }
+    fn mode(&self, _: NodeName) -> BoxFuture<'_, Result<Wish<ModeWish>, CommandError>> {
+        async { Ok(Wish { value: ModeWish::default(), version: 17 }) }.boxed()
+    }
+    fn target(&self, _: GroupName) -> BoxFuture<'_, Result<Wish<Option<NodeName>>, CommandError>> {
+        async { Ok(Wish { value: None, version: 23 }) }.boxed()
+    }
+    fn cancel_move(&self, group: GroupName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        self.record(format!("cancel {group}"), how)
+    }
+    fn verify(
+        &self,
+        volume: VolumeName,
+        repair: bool,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        self.record(format!("verify {volume} {repair}"), how)
+    }
+    fn stop_verify(&self, volume: VolumeName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        self.record(format!("stop verify {volume}"), how)
+    }
+
+    /// Version 12 is in force; a text with `refuse` in it is refused, one with `cluster: 9!` is not valid.
+    fn apply_spec(&self, apply: Apply) -> BoxFuture<'_, Result<Applied, ApplyError>> {
+        async move {
+            self.calls
+                .lock()
+                .unwrap()
+                .push(format!("apply {:?} {} {}", apply.expected, apply.dry_run, apply.message));
+            if apply.expected.is_some_and(|v| v != 12) {
+                return Err(ApplyError::Changed { expected: apply.expected.unwrap_or(0), current: 12 });
+            }
+            let refused = apply.text.contains("refuse");
+            let change = Change {
+                path: "groups.web.services.apache".into(),
+                what: "environment (A changed) of service apache".into(),
+                consequence: "restarts apache on alpha; moves nothing".into(),
+                impact: Impact::Interrupts,
+                refused,
+            };
+            if refused && !apply.dry_run {
+                return Err(ApplyError::Refused { current: 12, changes: vec![change] });
+            }
+            if apply.text.contains("9!") {
+                return Err(ApplyError::Invalid(
+                    Spec::parse(&apply.text, |_| None).expect_err("is not valid"),
+                ));
+            }
+            let version = if apply.dry_run { 12 } else { 13 };
+            Ok(Applied { version, previous: 12, applied: !apply.dry_run, changes: vec![change] })
+        }
+        .boxed()
+    }
+    fn spec_history(&self) -> BoxFuture<'_, Result<Vec<SpecVersion>, CommandError>> {
+        let entry = |version, message: &str| SpecVersion {
+            version,
+            at: "2026-01-02T03:04:05.000Z".into(),
+            by: "anna".into(),
+            from: "10.0.0.9".into(),
+            message: message.into(),
+            text: format!("cluster: demo # {version}\n"),
+        };
+        async move { Ok(vec![entry(7, "first"), entry(12, "more memory")]) }.boxed()
+    }
+    fn notify_test(&self, target: Option<String>) -> BoxFuture<'_, Result<Vec<TestOutcome>, CommandError>> {
+        let answer = self.record(format!("notify test {target:?}"), How::default());
+        async move {
+            answer.await?;
+            let outcome = |target: &str, error: Option<&str>| TestOutcome {
+                target: target.into(),
+                channel: "mail to sip@tholdi.com via smtp://mail:25".into(),
+                delivered: error.is_none(),
+                error: error.map(Into::into),
+            };
+            Ok(match target.as_deref() {
+                Some("broken") => vec![outcome("broken", Some("mail:25: connection refused"))],
+                _ => vec![outcome("operators", None)],
+            })
+        }
+        .boxed()
     }
 }

@@ -6,7 +6,11 @@ use super::ApiState;
 use crate::status::{ClusterStatus, GroupNode, GroupState, GroupStatus};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
+use baton_replicator::types::GroupName;
 use serde::Deserialize;
+
+/// Questions answered by one line of text, also when the answer is no.
+pub(super) const PATHS: [&str; 5] = ["/leader", "/standby", "/livez", "/readyz", "/healthz"];
 
 type Answer = (StatusCode, String);
 
@@ -15,7 +19,22 @@ pub(super) struct Which {
     group: Option<String>,
 }
 
-/// This node leads the group and serves it.
+/// Does this node lead the group and serve it?
+///
+/// For load balancers that should send traffic to the leader only.
+#[utoipa::path(
+    get,
+    path = "/leader",
+    operation_id = "isLeader",
+    tag = "health",
+    params(("group" = Option<GroupName>, Query, description = "Name of the group; may be left out if there is only one.")),
+    responses(
+        (status = 200, description = "Yes.", body = String, content_type = "text/plain"),
+        (status = 400, description = "There are several groups: say which.", body = String, content_type = "text/plain"),
+        (status = 404, description = "No such group.", body = String, content_type = "text/plain"),
+        (status = 503, description = "No; the text says why.", body = String, content_type = "text/plain")
+    )
+)]
 pub(super) async fn leader(State(api): State<ApiState>, Query(which): Query<Which>) -> Answer {
     answer(&api.snapshot(), &which, |node, group, own| {
         let leads = group.leader.as_ref().is_some_and(|leader| leader.as_str() == node);
@@ -28,7 +47,20 @@ pub(super) async fn leader(State(api): State<ApiState>, Query(which): Query<Whic
     })
 }
 
-/// This node could take the group over now.
+/// Could this node take the group over now?
+#[utoipa::path(
+    get,
+    path = "/standby",
+    operation_id = "isStandby",
+    tag = "health",
+    params(("group" = Option<GroupName>, Query, description = "Name of the group; may be left out if there is only one.")),
+    responses(
+        (status = 200, description = "Yes.", body = String, content_type = "text/plain"),
+        (status = 400, description = "There are several groups: say which.", body = String, content_type = "text/plain"),
+        (status = 404, description = "No such group.", body = String, content_type = "text/plain"),
+        (status = 503, description = "No; the text says why.", body = String, content_type = "text/plain")
+    )
+)]
 pub(super) async fn standby(State(api): State<ApiState>, Query(which): Query<Which>) -> Answer {
     answer(&api.snapshot(), &which, |node, group, own| match own {
         Some(own) if own.state == GroupState::Standby && own.ready => {
@@ -38,7 +70,19 @@ pub(super) async fn standby(State(api): State<ApiState>, Query(which): Query<Whi
     })
 }
 
-/// The decision core runs.
+/// Does the agent live?
+///
+/// Whether its decision core has run in the last five seconds. Not whether the cluster is well: a restart would not help.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    operation_id = "isAlive",
+    tag = "health",
+    responses(
+        (status = 200, description = "Yes.", body = String, content_type = "text/plain"),
+        (status = 503, description = "The decision core hangs: restart the agent.", body = String, content_type = "text/plain")
+    )
+)]
 pub(super) async fn livez(State(api): State<ApiState>) -> Answer {
     if api.commands.core_alive() {
         (StatusCode::OK, "ok\n".to_owned())
@@ -50,7 +94,17 @@ pub(super) async fn livez(State(api): State<ApiState>) -> Answer {
     }
 }
 
-/// The agent lives and knows the state of all its groups.
+/// Does the agent live and know the state of all its groups?
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    operation_id = "isReady",
+    tag = "health",
+    responses(
+        (status = 200, description = "Yes.", body = String, content_type = "text/plain"),
+        (status = 503, description = "Not yet; the text says what is missing.", body = String, content_type = "text/plain")
+    )
+)]
 pub(super) async fn readyz(State(api): State<ApiState>) -> Answer {
     let status = api.snapshot();
     let no = |why: String| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
@@ -66,6 +120,21 @@ pub(super) async fn readyz(State(api): State<ApiState>) -> Answer {
         None if status.nodes.is_empty() => no("the agent has no specification yet".to_owned()),
         None => (StatusCode::OK, "ok\n".to_owned()),
     }
+}
+
+/// The same question as `/livez`, under the name that many tools ask first.
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    operation_id = "isHealthy",
+    tag = "health",
+    responses(
+        (status = 200, description = "Yes.", body = String, content_type = "text/plain"),
+        (status = 503, description = "The decision core hangs: restart the agent.", body = String, content_type = "text/plain")
+    )
+)]
+pub(super) async fn healthz(state: State<ApiState>) -> Answer {
+    livez(state).await
 }
 
 fn answer(

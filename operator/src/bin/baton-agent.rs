@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
     let config = Config::parse();
+    baton_operator::security::use_ring();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::try_new(&config.log).context("--log")?)
         .with_writer(std::io::stderr)

@@ -1,14 +1,19 @@
 //! The command line of Baton. All of it is in `baton_operator::cli`; this starts it and ends with its code.
 
-use baton_operator::cli::{self, args::Cli};
-use clap::Parser;
+use baton_operator::cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = cli::parse();
+    baton_operator::security::use_ring();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(cli::run(cli)),
+        Ok(runtime) => {
+            let ended = runtime.block_on(cli::run(cli));
+            // A check of 'doctor' that hangs on a dead disk must not keep the command from ending.
+            runtime.shutdown_background();
+            ended
+        }
         Err(error) => {
             eprintln!("baton: cannot start: {error}");
             return ExitCode::from(cli::Exit::Failed as u8);

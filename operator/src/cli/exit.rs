@@ -20,6 +20,8 @@ pub enum Exit {
     Unreachable = 5,
     /// What was waited for did not happen in time; it may still happen.
     Timeout = 6,
+    /// The agent does not know who asks, or they may not do this.
+    Denied = 7,
 }
 
 /// The same for people.
@@ -31,10 +33,17 @@ pub const EXIT_HELP: &str = "Exit codes:
   4  'status': down, a group that should serve does not
   5  no agent answered at the API addresses
   6  what was waited for did not happen in time (it may still happen)
+  7  not allowed: the agent does not know who asks, or their role is too low
+'doctor' ends with 0 if all is well, 1 with warnings, 2 if something failed.
 
 Environment:
-  BATON_API  API addresses, comma separated; the first that answers is used
-  NO_COLOR   no colours, whatever its value";
+  BATON_API                  API addresses, comma separated; the first that answers is used
+  BATON_CONTEXT              the context to use (flags win over the environment, it over
+                             the context in use)
+  BATON_CA                   certificate of the cluster's authority
+  BATON_TOKEN_FILE           file with a token, mode 0600
+  BATON_CERT, BATON_KEY      client certificate and its key
+  NO_COLOR                   no colours, whatever its value";
 
 /// Why a command ended badly.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,10 +2,13 @@
 //! resyncs, and after both failed.
 
 use crate::status::{
-    ClusterStatus, EtcdStatus, Event, GroupNode, GroupState, GroupStatus, Health, NodeMode, NodeStatus,
-    ServiceStatus, Takeover, TakeoverStep,
+    Availability, ClusterStatus, EtcdStatus, Event, Freshness, GroupNode, GroupState, GroupStatus, Health,
+    ModeNote, NodeMode, NodeStatus, NotificationStatus, Outage, ServiceStatus, Takeover, TakeoverStep,
 };
-use baton_replicator::api::{Counters, PeerStatus, ResyncProgress, VolumeStatus};
+use baton_replicator::api::{
+    Counters, LinkStatus, PeerStatus, ResyncProgress, VerifyState, VerifyStatus, VolumeStatus,
+};
+use baton_replicator::transport::HandshakeLog;
 use baton_replicator::types::{
     BootId, ConnectionState, DiskState, Epoch, Generation, GroupName, Member, NodeName, Role, TermId,
     VolumeName,
@@ -30,12 +33,15 @@ pub(crate) fn healthy() -> ClusterStatus {
         alive: true,
         age_ms: Some(if name == "alpha" { 0 } else { 41 }),
         mode: NodeMode::Online,
+        mode_note: None,
         address: address.into(),
         version: Some("0.1.0".into()),
         incarnation: Some("0011223344556677".into()),
         longest_gap_ms: if name == "alpha" { 0 } else { 113 },
         late_heartbeats: 0,
         refused_datagrams: 0,
+        spec_version: Some(12),
+        etcd: Some(true),
     };
     let part = |name: &str, state, ready, reason: &str| GroupNode {
         node: node(name),
@@ -71,8 +77,17 @@ pub(crate) fn healthy() -> ClusterStatus {
             ttl_s: Some(5),
             revision: 42,
             error: None,
+            age_ms: Some(180),
         },
         nodes: vec![node_status("alpha", "10.77.0.11"), node_status("beta", "10.77.0.12")],
+        certificates: vec![crate::status::CertificateStatus {
+            name: "api".into(),
+            subject: "O=demo, OU=node, CN=alpha".into(),
+            expires: "2027-12-23T03:10:00Z".into(),
+            expires_unix_s: 1_829_531_400,
+            days_left: 397,
+        }],
+        notifications: targets(),
         groups: vec![GroupStatus {
             name: group("web"),
             leader: Some(node("alpha")),
@@ -106,7 +121,23 @@ pub(crate) fn healthy() -> ClusterStatus {
                 ],
                 total_ms: 2080,
             }),
+            fresh: Freshness {
+                record_ms: Some(640),
+                volumes_from: Some(node("alpha")),
+                volumes_ms: Some(120),
+                services_from: Some(node("alpha")),
+                services_ms: Some(310),
+            },
+            under_way: None,
+            availability: Availability {
+                observed_seconds: 86_400.0,
+                unavailable_seconds: 2.08,
+                outages: 1,
+                last_outage: Some(Outage { noticed_at: "2026-11-21T02:58:09Z".into(), seconds: Some(2.08) }),
+            },
         }],
+        replicator_reachable: true,
+        handshakes: HandshakeLog::default().counts(),
     }
 }
 
@@ -121,6 +152,7 @@ fn volume() -> VolumeStatus {
         generation: Generation(0xfeed),
         boot: BootId(1),
         device: Some("/dev/baton/webstore".into()),
+        held: false,
         filesystem: Some("ext4".into()),
         frozen: None,
         frozen_since: None,
@@ -138,6 +170,11 @@ fn volume() -> VolumeStatus {
             oldest_unacked_ms: 1,
             lag_us: 412,
             resync: None,
+            link: Some(LinkStatus {
+                transport: "TLS 1.3".into(),
+                cipher: Some("TLS13_AES_128_GCM_SHA256".into()),
+                address: "10.0.0.12".into(),
+            }),
         }],
         activity_log_extents: 12,
         counters: Counters {
@@ -149,6 +186,19 @@ fn volume() -> VolumeStatus {
             discards: 4,
         },
         alarms: vec![],
+        verify: Some(baton_replicator::api::VerifyStatus {
+            id: 3,
+            state: baton_replicator::api::VerifyState::Done,
+            peers: vec![node("beta")],
+            total_bytes: 1 << 30,
+            checked_bytes: 1 << 30,
+            bytes_per_s: 100 << 20,
+            took_ms: 10_240,
+            by: Some("schedule".into()),
+            asked_at: Some("2026-11-21T02:00:00Z".into()),
+            ended_at: Some("2026-11-21T02:00:10Z".into()),
+            ..Default::default()
+        }),
     }
 }
 
@@ -181,6 +231,39 @@ pub(crate) fn resyncing() -> ClusterStatus {
         done_bytes: 251_658_240,
         bytes_per_s: 15_728_640,
         eta_s: Some(18),
+    });
+    status
+}
+
+/// All is well, and webstore is being compared and repaired.
+pub(crate) fn verifying() -> ClusterStatus {
+    let mut status = healthy();
+    status.groups[0].volumes[0].verify = Some(VerifyStatus {
+        id: 5,
+        repair: true,
+        state: VerifyState::Running,
+        peers: vec![node("beta")],
+        total_bytes: 1 << 30,
+        checked_bytes: 301_989_888,
+        mismatched_bytes: 8192,
+        repaired_bytes: 4096,
+        bytes_per_s: 15_728_640,
+        eta_s: Some(49),
+        ..VerifyStatus::default()
+    });
+    status
+}
+
+/// Ada changes a disk of beta.
+pub(crate) fn maintained() -> ClusterStatus {
+    let mut status = healthy();
+    status.nodes[1].mode = NodeMode::Maintenance;
+    status.nodes[1].mode_note = Some(ModeNote {
+        owner: "ada".into(),
+        reason: "new disk".into(),
+        since: "2026-11-21T02:50:00Z".into(),
+        until: Some("2026-11-21T04:50:00Z".into()),
+        expired: false,
     });
     status
 }
@@ -223,6 +306,56 @@ pub(crate) fn down() -> ClusterStatus {
     status
 }
 
+/// Three nodes and so many groups, one of ten without a standby, leaders in turn.
+pub(crate) fn large(groups: usize) -> ClusterStatus {
+    let mut status = healthy();
+    let mut gamma = status.nodes[1].clone();
+    gamma.name = node("gamma");
+    gamma.address = "10.77.0.13".into();
+    status.nodes.push(gamma);
+    let names = ["alpha", "beta", "gamma"];
+    let web = status.groups.remove(0);
+    for i in 0..groups {
+        let mut one = web.clone();
+        one.name = group(&format!("shop-{i:03}"));
+        one.leader = Some(node(names[i % 3]));
+        one.epoch = epoch(i as u64 + 1);
+        let part = one.nodes[1].clone();
+        one.nodes = names.iter().map(|n| GroupNode { node: node(n), ..part.clone() }).collect();
+        one.nodes[i % 3].state = GroupState::Serving;
+        one.nodes[i % 3].ready = false;
+        if i % 10 == 3 {
+            for other in one.nodes.iter_mut() {
+                other.ready = false;
+                other.reason = "the image is not on this host".into();
+            }
+        }
+        status.groups.push(one);
+    }
+    status.health = if groups > 3 { Health::Degraded } else { Health::Ok };
+    status
+}
+
+/// The same cluster with the longest names there are.
+pub(crate) fn renamed(status: &ClusterStatus, longer: impl Fn(&str) -> String) -> ClusterStatus {
+    let mut document = serde_json::to_value(status).unwrap();
+    fn walk(value: &mut serde_json::Value, longer: &impl Fn(&str) -> String) {
+        match value {
+            serde_json::Value::String(text) => {
+                const NAMES: [&str; 7] = ["alpha", "beta", "gamma", "web", "webstore", "mysql", "apache"];
+                if NAMES.contains(&text.as_str()) || text.starts_with("shop-") {
+                    *text = longer(text);
+                }
+            }
+            serde_json::Value::Array(all) => all.iter_mut().for_each(|v| walk(v, longer)),
+            serde_json::Value::Object(all) => all.values_mut().for_each(|v| walk(v, longer)),
+            _ => {}
+        }
+    }
+    walk(&mut document, &longer);
+    serde_json::from_value(document).unwrap()
+}
+
 /// A short history.
 pub(crate) fn history() -> Vec<Event> {
     let event = |n, severity: &str, message: &str| Event {
@@ -239,4 +372,29 @@ pub(crate) fn history() -> Vec<Event> {
         event(2, "critical", "alpha took group web over from beta, epoch 7, in 2080 ms"),
         event(3, "info", "beta is in sync again"),
     ]
+}
+
+/// Two targets of notifications, one of which cannot be reached.
+pub(crate) fn targets() -> Vec<NotificationStatus> {
+    let good = NotificationStatus {
+        target: "operators".into(),
+        channel: "mail to sip@tholdi.com, night@tholdi.com, boss@tholdi.com via smtp://10.77.0.41:587".into(),
+        severity: "warning".into(),
+        groups: vec![group("web")],
+        delivered: 12,
+        last_success: Some("2026-11-21T03:09:41.120Z".into()),
+        ..NotificationStatus::default()
+    };
+    let bad = NotificationStatus {
+        target: "pager".into(),
+        channel: "webhook https://hook.example.org".into(),
+        severity: "critical".into(),
+        queued: 2,
+        failed: 9,
+        given_up: 1,
+        failing_since: Some("2026-11-21T02:40:00.000Z".into()),
+        last_error: Some("HTTP 503 Service Unavailable come back later".into()),
+        ..NotificationStatus::default()
+    };
+    vec![good, bad]
 }

@@ -3,44 +3,63 @@
 //! Rendering is pure (`status_page`, `volume_page`, `events_page`, held by golden files); this file runs the
 //! commands. It keeps no state: all it shows comes from one agent's snapshot, all it does is a call to the API.
 
+mod apply;
 pub mod args;
+pub mod bundle;
+pub mod cert;
 mod client;
+mod complete;
+pub mod context;
+mod docker;
+pub mod doctor;
+pub mod endpoint;
 mod events_page;
+pub mod examples;
 mod exit;
+pub mod explain;
 #[cfg(test)]
 pub(crate) mod fixture;
+pub mod format;
+pub mod mode;
 mod moving;
+mod notify_page;
 mod output;
 pub mod paint;
+pub mod read;
+pub mod reference;
+mod spec;
 mod status_page;
+pub mod token;
+pub mod verify;
 mod volume_page;
+pub mod volume_wait;
 mod watch;
 pub mod words;
 
+use client::AGENT_PORT;
 pub use client::ApiClient;
+pub use endpoint::ClientOptions;
 pub use events_page::render_event;
 pub use exit::{CliError, EXIT_HELP, Exit};
 pub use moving::{Handover, Progress};
 pub use status_page::{render as render_status, render_group};
 pub use volume_page::{render_list, render_show, sync_bar};
 
-use crate::api::{Accepted, SpecDocument};
-use crate::spec::Spec;
-use crate::status::{ClusterStatus, Event, GroupStatus, Health, NodeMode};
-use args::{Cli, Command, MoveArgs, SpecCommand, VolumeCommand};
+use crate::api::Accepted;
+use crate::status::{ClusterStatus, Event, GroupStatus, NodeMode};
+use args::{Cli, Command, MoveArgs, VolumeCommand};
 use baton_replicator::api::VolumeStatus;
 use baton_replicator::types::{BadName, GroupName, NodeName, VolumeName};
-use clap::CommandFactory;
+use clap::{CommandFactory, FromArgMatches};
 use events_page::SseReader;
+use format::Format;
 use paint::Paint;
+use read::{GroupCommand, NodeCommand};
 use reqwest::Method;
-use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Port of the agents' API (DESIGN: processes and ports of a host).
-const AGENT_PORT: u16 = 7480;
 /// Step of looking again while waiting for a handover: ten looks in the 1.5 s that it may take.
 const LOOK: Duration = Duration::from_millis(150);
 /// Pause before a broken event stream is opened again.
@@ -52,53 +71,65 @@ const RECONNECT: Duration = Duration::from_secs(1);
 /// [`CliError`] with the exit code, what happened and what to do next.
 pub async fn run(cli: Cli) -> Result<Exit, CliError> {
     let paint = Paint::for_stdout();
-    let client = || ApiClient::new(&cli.api);
+    let options = cli.client_options();
+    let client = || connect(cli.context.as_deref(), &options);
     match cli.command {
-        Command::Status { json } => {
-            let status: ClusterStatus = client()?.get("/v1/status").await?;
-            print(&if json { as_json(&status) } else { status_page::render(&status, paint) })?;
-            Ok(match status.health {
-                Health::Ok => Exit::Ok,
-                Health::Degraded => Exit::Degraded,
-                Health::Down => Exit::Down,
-            })
+        Command::Status(args) => read::status(&client()?, &args, paint).await,
+        Command::Nodes(format) => read::nodes(&client()?, format, paint).await,
+        Command::Node(NodeCommand::Show { name, format }) => {
+            read::node(&client()?, &name, format, paint).await
         }
-        Command::Watch { interval, count } => watch::run(&client()?, interval, count, paint).await,
+        Command::Groups(format) => read::groups(&client()?, format, paint).await,
+        Command::Group(GroupCommand::Show { name, format }) => {
+            read::group(&client()?, &name, format, paint).await
+        }
+        Command::Explain { group, format } => {
+            read::explain_groups(&client()?, group.as_deref(), format, paint).await
+        }
+        Command::Watch { plain, interval, count } => {
+            watch::run(&client()?, watch::Options { interval, count, plain }, paint).await
+        }
         Command::Move(args) => move_group(&client()?, args).await,
-        Command::Standby { node } => set_mode(&client()?, &node, NodeMode::Standby).await,
-        Command::Online { node } => set_mode(&client()?, &node, NodeMode::Online).await,
-        Command::Maintenance { node } => set_mode(&client()?, &node, NodeMode::Maintenance).await,
+        Command::Standby(args) => mode::run(&client()?, NodeMode::Standby, &args).await,
+        Command::Online(args) => mode::run(&client()?, NodeMode::Online, &args).await,
+        Command::Maintenance(args) => mode::maintenance(&client()?, &args).await,
         Command::Recover { group } => recover(&client()?, &group).await,
-        Command::Volume(VolumeCommand::List { json }) => {
+        Command::Volume(VolumeCommand::List { format }) => {
             let volumes: Vec<VolumeStatus> = client()?.get("/v1/volumes").await?;
-            print(&if json { as_json(&volumes) } else { volume_page::render_list(&volumes, paint) })
+            print(&format.show(&volumes, |volumes| volume_page::render_list(volumes, paint)))
         }
-        Command::Volume(VolumeCommand::Show { name, json }) => {
+        Command::Volume(VolumeCommand::Show { name, format }) => {
             let name = VolumeName::new(name).map_err(bad_name)?;
             let volume: VolumeStatus = client()?.get(&format!("/v1/volumes/{name}")).await?;
-            print(&if json { as_json(&volume) } else { volume_page::render_show(&volume, paint) })
+            print(&format.show(&volume, |volume| volume_page::render_show(volume, paint)))
         }
-        Command::Events { n, follow, json } => events(&client()?, n, follow, json, paint).await,
-        Command::Spec(SpecCommand::Show { json }) => {
-            let document: SpecDocument = client()?.get("/v1/spec").await?;
-            print(&if json { as_json(&document) } else { document.text })
+        Command::Volume(VolumeCommand::Wait(args)) => volume_wait::run(&client()?, &args).await,
+        Command::Volume(VolumeCommand::Verify(args)) => verify::run(&client()?, &args).await,
+        Command::Events { n, follow, json, yaml } => {
+            events(&client()?, n, follow, Format { json, yaml }, paint).await
         }
-        Command::Check { file } => check(&file),
-        Command::Completions { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "baton", &mut text);
-            print(&String::from_utf8_lossy(&text))
-        }
+        Command::Spec(command) => spec::run(&client()?, command).await,
+        Command::Apply(args) => apply::file(&client()?, args).await,
+        Command::Notify(command) => notify_page::run(&client()?, command, paint).await,
+        Command::Check { file, json } => spec::check(&file, json),
+        Command::Cert(command) => cert::run(command),
+        Command::Token(command) => token::run(&client()?, command).await,
+        Command::Is(args) => token::is(&client()?, &args).await,
+        Command::Context(command) => context::run(command, &options, environment, paint),
+        Command::SupportBundle(args) => bundle::run(&client()?, &args).await,
+        Command::Doctor(args) => doctor::run(&client()?, &args, paint).await,
+        Command::Completions { shell, fixed } => completions(shell, fixed),
+        Command::ExitCodes => print(&format!("{EXIT_HELP}\n")),
         Command::Man { dir: Some(dir) } => {
             let written =
-                std::fs::create_dir_all(&dir).and_then(|()| clap_mangen::generate_to(Cli::command(), &dir));
+                std::fs::create_dir_all(&dir).and_then(|()| clap_mangen::generate_to(command(), &dir));
             let shown = dir.display();
             written.map_err(|e| CliError::new(Exit::Failed, format!("cannot write to {shown}: {e}"), ""))?;
             Ok(Exit::Ok)
         }
         Command::Man { dir: None } => {
             let mut text = Vec::new();
-            let rendered = clap_mangen::Man::new(Cli::command()).render(&mut text);
+            let rendered = clap_mangen::Man::new(command()).render(&mut text);
             rendered
                 .map_err(|e| CliError::new(Exit::Failed, format!("cannot render the manual: {e}"), ""))?;
             print(&String::from_utf8_lossy(&text))
@@ -106,11 +137,60 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
     }
 }
 
-async fn set_mode(client: &ApiClient, node: &str, mode: NodeMode) -> Result<Exit, CliError> {
-    let node = NodeName::new(node).map_err(bad_name)?;
-    let body = serde_json::json!({ "mode": mode });
-    let accepted: Accepted = client.command(Method::PUT, &format!("/v1/nodes/{node}/mode"), &body).await?;
-    print(&format!("{}\n", accepted.message))
+/// The parser, with examples.
+#[must_use]
+pub fn command() -> clap::Command {
+    examples::with_examples(Cli::command())
+}
+
+/// The command line of this process. Answers a shell that asks for completions, and ends then.
+#[must_use]
+pub fn parse() -> Cli {
+    clap_complete::CompleteEnv::with_factory(command).complete();
+    let matches = command().get_matches();
+    match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    }
+}
+
+fn completions(shell: clap_complete::Shell, fixed: bool) -> Result<Exit, CliError> {
+    let mut text = Vec::new();
+    let shells = clap_complete::env::Shells::builtins();
+    match shells.completer(&shell.to_string()).filter(|_| !fixed) {
+        Some(dynamic) => {
+            dynamic.write_registration("COMPLETE", "baton", "baton", "baton", &mut text).map_err(|e| {
+                CliError::new(Exit::Failed, format!("cannot make the completions: {e}"), "Try --static.")
+            })?
+        }
+        None => clap_complete::generate(shell, &mut command(), "baton", &mut text),
+    }
+    print(&String::from_utf8_lossy(&text))
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Addresses and credentials by flag or environment, else those of the context, else this host's agent.
+fn connect(context: Option<&str>, given: &ClientOptions) -> Result<ApiClient, CliError> {
+    let api = &given.addresses;
+    // A context asked for by name wins over addresses of the environment, as a flag does; over --api nothing wins.
+    let flag = *api != environment("BATON_API").unwrap_or_default().split(',').collect::<Vec<_>>();
+    let addressed = !api.is_empty() && (flag || context.is_none());
+    let mut options = given.clone();
+    if let Some(context) = context::chosen(context, addressed, environment)? {
+        // A certificate goes with its key: never one of each.
+        let own = options.cert.is_some() || options.key.is_some();
+        options = ClientOptions {
+            addresses: if addressed { options.addresses } else { context.api },
+            ca: options.ca.or(context.ca),
+            token_file: options.token_file.or(context.token_file),
+            cert: if own { options.cert } else { context.cert },
+            key: if own { options.key } else { context.key },
+        };
+    }
+    ApiClient::with(options)
 }
 
 /// Tells every agent: each judges etcd for itself.
@@ -120,7 +200,8 @@ async fn recover(client: &ApiClient, group: &str) -> Result<Exit, CliError> {
     let path = format!("/v1/groups/{group}/recover");
     let mut exit = Exit::Ok;
     for node in &status.nodes {
-        let agent = ApiClient::new(&[format!("http://{}:{AGENT_PORT}", node.address)])?;
+        // The agent that answered is asked by the way that worked; it may listen on its socket only.
+        let agent = if node.name == status.node { client.clone() } else { client.at_host(&node.address)? };
         match agent.command::<_, Accepted>(Method::POST, &path, &serde_json::json!({})).await {
             Ok(accepted) => {
                 print(&format!("{}\n", accepted.message))?;
@@ -218,14 +299,17 @@ async fn events(
     client: &ApiClient,
     n: usize,
     follow: bool,
-    json: bool,
+    format: Format,
     paint: Paint,
 ) -> Result<Exit, CliError> {
     let show = |event: &Event| {
-        print(&match json {
+        print(&if format.json {
             // Events hold text keys only: they serialise.
-            true => format!("{}\n", serde_json::to_string(event).unwrap_or_default()),
-            false => render_event(event, paint),
+            format!("{}\n", serde_json::to_string(event).unwrap_or_default())
+        } else if format.yaml {
+            format!("---\n{}", format::yaml(event))
+        } else {
+            render_event(event, paint)
         })
     };
     if !follow {
@@ -261,30 +345,8 @@ async fn events(
     }
 }
 
-fn check(file: &std::path::Path) -> Result<Exit, CliError> {
-    let shown = file.display().to_string();
-    let text = std::fs::read_to_string(file)
-        .map_err(|e| CliError::new(Exit::Failed, format!("cannot read {shown}: {e}"), "Check the path."))?;
-    match Spec::parse(&text, |name| std::env::var(name).ok()) {
-        Ok(spec) => {
-            let (nodes, groups) = (spec.nodes.len(), spec.groups.len());
-            print(&format!("{shown}: cluster {}, {nodes} nodes, {groups} groups: no errors\n", spec.cluster))
-        }
-        Err(errors) => {
-            let n = errors.errors.len();
-            let next = format!("{n} to correct; nothing has been applied.");
-            Err(CliError::new(Exit::Failed, errors.in_file(shown).to_string(), next))
-        }
-    }
-}
-
 fn bad_name(error: BadName) -> CliError {
     CliError::new(Exit::Usage, error.to_string(), "See 'baton status' for the names.")
-}
-
-fn as_json<T: Serialize>(value: &T) -> String {
-    // Status documents hold text keys only: they serialise.
-    serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
 }
 
 /// To standard output. A reader that went away (`baton status | head -1`) is no error.

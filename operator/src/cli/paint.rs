@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-/// Width that everything fits unless a single word is longer.
+/// Width that everything fits; a longer word is broken.
 pub const WIDTH: usize = 80;
 
 /// How a piece of text is meant.
@@ -63,47 +63,94 @@ pub fn cell(text: impl Into<String>) -> Cell {
     (text.into(), Tone::Plain)
 }
 
-/// Lines of a table with a heading, indented; the last column is wrapped at the width.
+/// Narrowest a column is squeezed to when a table does not fit.
+const COLUMN_MIN: usize = 6;
+
+/// Lines of a table with a heading, indented, that fit the width: the last column is wrapped, and if that is not
+/// enough the widest other columns are narrowed and wrapped too. Nothing is cut off.
 #[must_use]
 pub fn table(paint: Paint, indent: usize, heading: &[&str], rows: &[Vec<Cell>]) -> String {
-    let columns = heading.len();
-    let width = |i: usize| {
-        let longest = rows.iter().map(|row| row[i].0.chars().count()).max().unwrap_or(0);
-        longest.max(heading[i].len())
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
+    table_within(paint, indent, heading, rows, WIDTH)
+}
+
+fn table_within(paint: Paint, indent: usize, heading: &[&str], rows: &[Vec<Cell>], total: usize) -> String {
+    let widths = column_widths(indent, heading, rows, total);
     let heading: Vec<Cell> = heading.iter().map(|h| ((*h).to_owned(), Tone::Dim)).collect();
+    let mut text = String::new();
     for row in std::iter::once(&heading).chain(rows) {
-        let mut line = " ".repeat(indent);
-        let mut at = indent;
-        for (i, (content, tone)) in row.iter().enumerate() {
-            if i + 1 == columns {
-                // A last column squeezed below 20 characters is not wrapped: a broken word helps nobody.
-                let room = WIDTH.saturating_sub(at).max(20);
-                let wrapped = wrap(content, room);
-                let mut lines = wrapped.iter();
-                line.push_str(&paint.tone(*tone, lines.next().map_or("", String::as_str)));
-                for more in lines {
-                    let _ = write!(line, "\n{}{}", " ".repeat(at), paint.tone(*tone, more));
+        let cells: Vec<(Vec<String>, Tone)> =
+            row.iter().zip(&widths).map(|((text, tone), width)| (wrap(text, *width), *tone)).collect();
+        let height = cells.iter().map(|(lines, _)| lines.len()).max().unwrap_or(0);
+        for i in 0..height {
+            let mut line = " ".repeat(indent);
+            // Blanks before a piece are written with it, so that no line ends with any.
+            let mut gap = 0;
+            for ((lines, tone), width) in cells.iter().zip(&widths) {
+                let piece = lines.get(i).map_or("", String::as_str);
+                if !piece.is_empty() {
+                    line.push_str(&" ".repeat(gap));
+                    line.push_str(&paint.tone(*tone, piece));
+                    gap = 0;
                 }
-            } else {
-                let pad = widths[i] + 2 - content.chars().count();
-                line.push_str(&paint.tone(*tone, content));
-                line.push_str(&" ".repeat(pad));
-                at += widths[i] + 2;
+                gap += width + 2 - piece.chars().count();
             }
+            // Writing to a string does not fail, here and below.
+            let _ = writeln!(text, "{}", line.trim_end());
         }
-        let _ = writeln!(text, "{}", line.trim_end());
     }
     text
 }
+
+/// What each column gets of the width.
+fn column_widths(indent: usize, heading: &[&str], rows: &[Vec<Cell>], total: usize) -> Vec<usize> {
+    let Some(last) = heading.len().checked_sub(1) else { return Vec::new() };
+    let natural = |i: usize| {
+        let longest = rows.iter().map(|row| row[i].0.chars().count()).max().unwrap_or(0);
+        longest.max(heading[i].chars().count())
+    };
+    let mut widths: Vec<usize> = (0..=last).map(natural).collect();
+    let room = total.saturating_sub(indent + 2 * last);
+    // The last column holds sentences: it gives way first, but not below 20 characters.
+    let others: usize = widths[..last].iter().sum();
+    widths[last] = widths[last].min(room.saturating_sub(others).max(20));
+    loop {
+        let sum: usize = widths.iter().sum();
+        let widest = (0..=last).max_by_key(|i| widths[*i]).unwrap_or(last);
+        if sum <= room || widths[widest] <= COLUMN_MIN {
+            return widths;
+        }
+        // Headings do not break: `STATE` in two pieces helps nobody. If only they are left, so be it.
+        let fixed = heading[widest].chars().count();
+        let shrunk = (0..=last)
+            .filter(|i| widths[*i] > heading[*i].chars().count().max(COLUMN_MIN))
+            .max_by_key(|i| widths[*i]);
+        match shrunk {
+            Some(i) => widths[i] -= 1,
+            None if widths[widest] > fixed => widths[widest] -= 1,
+            None => return widths,
+        }
+    }
+}
+
+/// A head so long that too little room is left beside it gets the text on lines of its own.
+const HEAD_MAX: usize = 48;
 
 /// `first` and then `text` wrapped under it.
 #[must_use]
 pub fn hanging(first: &str, text: &str) -> String {
     let indent = first.chars().count();
     let mut out = String::new();
+    if indent > HEAD_MAX {
+        let lead = first.chars().take_while(|c| *c == ' ').count();
+        for line in wrap(first.trim(), WIDTH.saturating_sub(lead)) {
+            let _ = writeln!(out, "{}{line}", " ".repeat(lead));
+        }
+        let indent = " ".repeat(lead + 4);
+        for line in wrap(text, WIDTH - indent.len()) {
+            let _ = writeln!(out, "{}", format!("{indent}{line}").trim_end());
+        }
+        return out;
+    }
     for (i, line) in wrap(text, WIDTH.saturating_sub(indent).max(20)).iter().enumerate() {
         let lead = if i == 0 { first.to_owned() } else { " ".repeat(indent) };
         let _ = writeln!(out, "{}", format!("{lead}{line}").trim_end());
@@ -111,17 +158,66 @@ pub fn hanging(first: &str, text: &str) -> String {
     out
 }
 
-fn wrap(text: &str, width: usize) -> Vec<String> {
+/// Pieces of one sentence, each in its tone, wrapped: the first line begins at `lead`, the others at `hang`.
+#[must_use]
+pub fn flow(paint: Paint, lead: usize, hang: usize, pieces: &[Cell]) -> String {
+    let text: String = pieces.iter().map(|(text, _)| text.as_str()).collect();
+    let mut tones =
+        pieces.iter().flat_map(|(text, tone)| text.chars().filter(|c| !c.is_whitespace()).map(|_| *tone));
+    let mut out = String::new();
+    for (i, line) in wrap(&text, WIDTH.saturating_sub(hang.max(lead))).iter().enumerate() {
+        out.push_str(&" ".repeat(if i == 0 { lead } else { hang }));
+        let mut run = String::new();
+        let mut run_tone = Tone::Plain;
+        for c in line.chars() {
+            let tone = if c == ' ' { run_tone } else { tones.next().unwrap_or_default() };
+            if tone != run_tone {
+                // A blank between two tones belongs to neither.
+                let trimmed = run.trim_end();
+                out.push_str(&paint.tone(run_tone, trimmed));
+                out.push_str(&run[trimmed.len()..]);
+                run.clear();
+                run_tone = tone;
+            }
+            run.push(c);
+        }
+        out.push_str(&paint.tone(run_tone, &run));
+        out.push('\n');
+    }
+    out
+}
+
+/// Lines of at most `width` characters; a word that is longer is broken, at best after a sign.
+pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let width = width.max(1);
     let mut lines = vec![String::new()];
+    let mut used = 0;
     for word in text.split_whitespace() {
-        let line = lines.last_mut().expect("never empty");
-        if line.is_empty() {
-            line.push_str(word);
-        } else if line.chars().count() + 1 + word.chars().count() <= width {
-            line.push(' ');
-            line.push_str(word);
-        } else {
-            lines.push(word.to_owned());
+        let length = word.chars().count();
+        if used > 0 && used + 1 + length <= width {
+            if let Some(line) = lines.last_mut() {
+                line.push(' ');
+                line.push_str(word);
+            }
+            used += 1 + length;
+            continue;
+        }
+        if used > 0 {
+            lines.push(String::new());
+        }
+        let mut rest: Vec<char> = word.chars().collect();
+        while rest.len() > width {
+            let cut = (width / 2..width).rev().find(|i| !rest[*i].is_alphanumeric()).map_or(width, |i| i + 1);
+            let tail = rest.split_off(cut);
+            if let Some(line) = lines.last_mut() {
+                line.extend(rest.iter());
+            }
+            lines.push(String::new());
+            rest = tail;
+        }
+        used = rest.len();
+        if let Some(line) = lines.last_mut() {
+            line.extend(rest);
         }
     }
     lines
@@ -214,5 +310,34 @@ mod tests {
         assert!(plain.lines().nth(2).unwrap().starts_with("      word"), "{plain}");
         let colored = table(Paint { color: true }, 2, &["A", "B"], &rows);
         assert!(colored.contains("\x1b[32mab\x1b[0m  word"), "{colored}");
+    }
+
+    #[test]
+    fn long_words_are_broken_and_nothing_is_lost() {
+        let name = "a-very-long-name-of-a-node".repeat(2);
+        let rows = vec![vec![cell(&name), cell("online"), cell(&name), cell("10.77.0.11")]];
+        let text = table(Paint { color: false }, 2, &["NODE", "STATE", "GROUP", "ADDRESS"], &rows);
+        assert!(text.lines().all(|l| l.chars().count() <= WIDTH), "{text}");
+        for column in [2..28, 38..64] {
+            let glued: String =
+                text.lines().skip(1).map(|l| l.get(column.clone()).unwrap_or("").trim()).collect();
+            assert!(glued.starts_with("a-very-long-name-of-a-"), "{text}");
+        }
+        assert_eq!(wrap("10.77.0.11:7480/abc", 8), ["10.77.0.", "11:7480/", "abc"]);
+        assert_eq!(wrap("", 8), [""]);
+        let long = hanging(&format!("  {name}: "), "because of it");
+        assert!(long.lines().count() > 1 && long.lines().all(|l| l.chars().count() <= WIDTH), "{long}");
+    }
+
+    #[test]
+    fn a_sentence_keeps_its_tones_when_it_wraps() {
+        let pieces = [cell("state "), ("word ".repeat(20), Tone::Bad), cell("end")];
+        let plain = flow(Paint { color: false }, 0, 4, &pieces);
+        assert!(plain.lines().all(|l| l.chars().count() <= WIDTH) && plain.lines().count() == 2, "{plain}");
+        let colored = flow(Paint { color: true }, 0, 4, &pieces);
+        assert!(
+            colored.starts_with("state \x1b[1;31mword") && colored.ends_with("word\x1b[0m end\n"),
+            "{colored}"
+        );
     }
 }

@@ -67,6 +67,22 @@ async fn every_read_works() {
     let agent = Agent::start(fixture::healthy()).await;
     for line in [
         &["volume", "list"][..],
+        &["volume", "list", "--yaml"],
+        &["volume", "show", "webstore", "--yaml"],
+        &["nodes"],
+        &["nodes", "--yaml"],
+        &["node", "show", "beta"],
+        &["node", "show", "beta", "--json"],
+        &["groups"],
+        &["groups", "--json"],
+        &["group", "show", "web"],
+        &["group", "show", "web", "--yaml"],
+        &["explain"],
+        &["explain", "web", "--json"],
+        &["status", "--groups", "--group", "w*", "--on", "alpha", "--full"],
+        &["status", "--nodes", "--yaml"],
+        &["events", "--yaml"],
+        &["spec", "show", "--yaml"],
         &["volume", "list", "--json"],
         &["volume", "show", "webstore"],
         &["events", "-n", "2"],
@@ -74,6 +90,14 @@ async fn every_read_works() {
         &["spec", "show"],
         &["watch", "--count", "2", "--interval", "1ms"],
         &["completions", "bash"],
+        &["completions", "bash", "--static"],
+        &["completions", "zsh"],
+        &["completions", "fish"],
+        &["completions", "elvish"],
+        &["completions", "powershell"],
+        &["exit-codes"],
+        &["volume", "wait"],
+        &["volume", "wait", "webstore"],
         &["man"],
     ] {
         assert_eq!(agent.baton(line).await, Ok(Exit::Ok), "{line:?}");
@@ -87,13 +111,73 @@ async fn every_read_works() {
     assert_eq!(agent.baton(&["volume", "show", "Bad Name"]).await.unwrap_err().exit, Exit::Usage);
 }
 
+/// Status of a cluster with 100 groups in under 200 ms, HTTP included: every time in a release build. Unoptimised code on
+/// a machine that others use gets five times that, once in three.
+#[tokio::test]
+async fn a_hundred_groups_are_shown_at_once() {
+    let agent = Agent::start(fixture::large(100)).await;
+    let mut took = Vec::new();
+    for _ in 0..3 {
+        let began = Instant::now();
+        assert_eq!(agent.baton(&["status"]).await, Ok(Exit::Degraded));
+        took.push(began.elapsed());
+    }
+    took.sort();
+    println!("baton status with a hundred groups, best and worst of three: {:?} and {:?}", took[0], took[2]);
+    let (measured, bound) = if cfg!(debug_assertions) { (took[0], 1000) } else { (took[2], 200) };
+    assert!(measured < Duration::from_millis(bound), "{took:?}");
+}
+
+#[tokio::test]
+async fn with_a_filter_the_exit_code_is_about_what_was_asked_for() {
+    let agent = Agent::start(fixture::large(10)).await;
+    assert_eq!(agent.baton(&["status"]).await, Ok(Exit::Degraded));
+    assert_eq!(agent.baton(&["status", "--group", "shop-000"]).await, Ok(Exit::Ok));
+    assert_eq!(agent.baton(&["status", "--group", "shop-003"]).await, Ok(Exit::Degraded));
+    assert_eq!(agent.baton(&["group", "show", "shop-003"]).await, Ok(Exit::Degraded));
+    let error = agent.baton(&["node", "show", "delta"]).await.unwrap_err();
+    assert!(error.next.contains("alpha, beta, gamma"), "{error}");
+}
+
+#[tokio::test]
+async fn waiting_for_a_volume_ends_with_its_resync_or_in_time() {
+    let agent = Agent::start(fixture::resyncing()).await;
+    let error = agent.baton(&["volume", "wait", "--timeout", "100ms"]).await.unwrap_err();
+    assert_eq!(error.exit, Exit::Timeout);
+    assert!(error.message.contains("webstore -> beta: 46.8%"), "{error}");
+    let status = agent.status.clone();
+    let cluster = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        status.send_replace(fixture::healthy());
+    });
+    assert_eq!(agent.baton(&["volume", "wait", "webstore"]).await, Ok(Exit::Ok));
+    cluster.await.unwrap();
+    let unknown = agent.baton(&["volume", "wait", "wetstore"]).await.unwrap_err();
+    assert!(unknown.next.contains("webstore"), "{unknown}");
+}
+
 #[tokio::test]
 async fn modes_are_sent_and_refusals_shown() {
     let agent = Agent::start(fixture::healthy()).await;
     for mode in ["standby", "online", "maintenance"] {
         assert_eq!(agent.baton(&[mode, "beta"]).await, Ok(Exit::Ok));
     }
-    assert_eq!(*agent.fake.calls.lock().unwrap(), ["beta Standby", "beta Online", "beta Maintenance"]);
+    let told = ["--reason", "new disk", "--owner", "ada"];
+    assert_eq!(agent.baton(&[&["standby", "beta"][..], &told].concat()).await, Ok(Exit::Ok));
+    assert_eq!(agent.baton(&["maintenance", "beta", "--for", "1h 30m"]).await, Ok(Exit::Ok));
+    let line = ["maintenance", "beta", "--until", "2100-01-02T03:04:05Z"];
+    assert_eq!(agent.baton(&[&line[..], &told].concat()).await, Ok(Exit::Ok));
+    let calls = [
+        "beta Standby",
+        "beta Online",
+        "beta Maintenance",
+        "beta Standby for ada: new disk",
+        "beta Maintenance with an end",
+        "beta Maintenance with an end for ada: new disk",
+    ];
+    assert_eq!(*agent.fake.calls.lock().unwrap(), calls);
+    let error = agent.baton(&["maintenance", "beta", "--until", "tomorrow"]).await.unwrap_err();
+    assert!(error.message.contains("'until'") && error.message.contains("2026-01-02T03:04:05Z"), "{error}");
     let refusal = "etcd is out of reach: repeat the command when it is back";
     *agent.fake.answer.lock().unwrap() = Some(CommandError::Unavailable(refusal.into()));
     let error = agent.baton(&["standby", "beta"]).await.unwrap_err();
@@ -172,4 +256,39 @@ async fn check_names_line_and_field_and_does_not_need_an_agent() {
     );
     let missing = baton("http://127.0.0.1:1", &["check", "/no/such/file.yaml"]).await.unwrap_err();
     assert!(missing.message.contains("/no/such/file.yaml"));
+}
+
+#[tokio::test]
+async fn notifications_are_listed_and_tested() {
+    let agent = Agent::start(fixture::healthy()).await;
+    assert_eq!(agent.baton(&["notify", "list"]).await, Ok(Exit::Ok));
+    assert_eq!(agent.baton(&["notify", "list", "--json"]).await, Ok(Exit::Ok));
+    assert_eq!(agent.baton(&["notify", "test"]).await, Ok(Exit::Ok));
+    assert_eq!(agent.baton(&["notify", "test", "operators"]).await, Ok(Exit::Ok));
+    let error = agent.baton(&["notify", "test", "broken"]).await.unwrap_err();
+    assert_eq!((error.exit, error.message.as_str()), (Exit::Failed, "1 of 1 not delivered"));
+    let calls = ["notify test None", "notify test Some(\"operators\")", "notify test Some(\"broken\")"];
+    assert_eq!(*agent.fake.calls.lock().unwrap(), calls);
+    let refusal = "there is no target nobody under notify; there is operators";
+    *agent.fake.answer.lock().unwrap() = Some(CommandError::NotFound(refusal.into()));
+    assert_eq!(agent.baton(&["notify", "test", "nobody"]).await.unwrap_err().message, refusal);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_answered_with_the_command_that_lists_it() {
+    let agent = Agent::start(fixture::healthy()).await;
+    for (line, listed_by) in [
+        (&["node", "show", "nobody"][..], "alpha, beta"),
+        (&["spec", "show", "999"][..], "baton spec log"),
+        (&["cert", "show", "--dir", "/no/such"][..], "baton cert init"),
+        (&["notify", "test", "nobody"][..], "baton notify list"),
+    ] {
+        if line[0] == "notify" {
+            *agent.fake.answer.lock().unwrap() =
+                Some(CommandError::NotFound("there is no target nobody".into()));
+        }
+        let error = agent.baton(line).await.unwrap_err();
+        assert_eq!(error.exit, Exit::Failed, "{line:?}");
+        assert!(error.to_string().contains(listed_by), "{line:?}: {error}");
+    }
 }

@@ -1,34 +1,173 @@
 //! `baton status`: everything on one page, like crm_mon, with resyncs as /proc/drbd shows them. Pure.
+//!
+//! Few groups are shown in full; many get one line each, and those that need a person are shown in full below.
 
-use super::paint::{Cell, Paint, Tone, age, cell, clock, duration_ms, hanging, table};
-use super::{volume_page, words};
+use super::paint::{Cell, Paint, Tone, age, cell, clock, duration_ms, flow, hanging, table};
+use super::{mode, volume_page, words};
 use crate::status::{
     ClusterStatus, GroupNode, GroupState, GroupStatus, Health, NodeMode, NodeStatus, ServiceStatus, Takeover,
 };
-use std::fmt::Write;
 
-/// The page.
+/// Up to so many groups are shown in full: they fill two screens of 50 lines.
+pub const FULL_UP_TO: usize = 6;
+/// In the short form so many groups that need attention are shown in full; the others have their line.
+const ATTENTION_MAX: usize = 3;
+
+/// How much of the page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Detail {
+    /// Full up to [`FULL_UP_TO`] groups, else short.
+    #[default]
+    Auto,
+    /// Every group in full.
+    Full,
+    /// One line per group.
+    Compact,
+}
+
+/// Which parts of the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// etcd and the nodes.
+    pub nodes: bool,
+    /// The groups.
+    pub groups: bool,
+    /// How much of each group.
+    pub detail: Detail,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self { nodes: true, groups: true, detail: Detail::Auto }
+    }
+}
+
+/// The whole page.
 #[must_use]
 pub fn render(status: &ClusterStatus, paint: Paint) -> String {
-    let mut out = String::new();
-    let health = paint.tone(health_tone(status.health), words::health(status.health));
-    let name = paint.tone(Tone::Head, &format!("Cluster {}", status.cluster));
-    // Writing to a string does not fail, here and below.
-    let _ = writeln!(out, "{name}: {health} (seen by {}, {})", status.node, clock(&status.at));
-    out.push_str(&etcd(status, paint));
-    out.push('\n');
-    out.push_str(&nodes(status, paint));
-    for group in &status.groups {
+    render_parts(status, Parts::default(), paint)
+}
+
+/// Parts of the page. What to do is always part of it.
+#[must_use]
+pub fn render_parts(status: &ClusterStatus, parts: Parts, paint: Paint) -> String {
+    let mut out = flow(
+        paint,
+        0,
+        2,
+        &[
+            (format!("Cluster {}", status.cluster), Tone::Head),
+            cell(": "),
+            (words::health(status.health).to_owned(), health_tone(status.health)),
+            cell(format!(" (seen by {}, {})", status.node, clock(&status.at))),
+        ],
+    );
+    if parts.nodes {
+        out.push_str(&etcd(status, paint));
         out.push('\n');
-        out.push_str(&render_group(group, &status.at, paint));
+        out.push_str(&render_nodes(status, 2, paint));
+        for node in &status.nodes {
+            if let Some(text) = mode::sentence(node, &status.at) {
+                let tone = if overdue(node) { Tone::Bad } else { Tone::Warn };
+                out.push_str(&flow(paint, 2, 4, &[cell(format!("{}: ", node.name)), (text, tone)]));
+            }
+        }
+    }
+    if parts.groups {
+        out.push_str(&groups(status, parts.detail, paint));
     }
     if !status.advice.is_empty() {
-        let _ = writeln!(out, "\n{}", paint.tone(Tone::Warn, "What to do"));
+        out.push_str(&format!("\n{}\n", paint.tone(Tone::Warn, "What to do")));
         for advice in &status.advice {
             out.push_str(&hanging("  * ", advice));
         }
     }
     out
+}
+
+fn groups(status: &ClusterStatus, detail: Detail, paint: Paint) -> String {
+    let compact = match detail {
+        Detail::Auto => status.groups.len() > FULL_UP_TO,
+        Detail::Full => false,
+        Detail::Compact => true,
+    };
+    let in_full = |groups: &[&GroupStatus]| -> String {
+        groups.iter().map(|group| format!("\n{}", render_group(group, &status.at, paint))).collect()
+    };
+    if !compact {
+        return in_full(&status.groups.iter().collect::<Vec<_>>());
+    }
+    let mut out = format!("\n{}", render_groups(&status.groups, 2, paint));
+    if detail == Detail::Auto {
+        let troubled: Vec<&GroupStatus> =
+            status.groups.iter().filter(|g| group_health(g) != Health::Ok).collect();
+        out.push_str(&in_full(&troubled[..troubled.len().min(ATTENTION_MAX)]));
+        if let Some(more) = troubled.len().checked_sub(ATTENTION_MAX).filter(|more| *more > 0) {
+            let text = format!(
+                "{more} more groups need attention; 'baton status --problems --full' shows them all."
+            );
+            out.push_str(&format!("\n{}", flow(paint, 0, 0, &[(text, Tone::Warn)])));
+        }
+    }
+    out
+}
+
+/// Health of one group, in the cluster's words: does it serve, and would another node take over?
+#[must_use]
+pub fn group_health(group: &GroupStatus) -> Health {
+    let covered = group.nodes.iter().any(|n| Some(&n.node) != group.leader.as_ref() && n.ready);
+    match (group.state == GroupState::Serving, covered) {
+        (false, _) => Health::Down,
+        (true, false) => Health::Degraded,
+        (true, true) => Health::Ok,
+    }
+}
+
+/// One line per group.
+#[must_use]
+pub fn render_groups(groups: &[GroupStatus], indent: usize, paint: Paint) -> String {
+    if groups.is_empty() {
+        return format!("{}No group.\n", " ".repeat(indent));
+    }
+    let row = |group: &GroupStatus| {
+        let health = group_health(group);
+        let ready: Vec<&str> = group
+            .nodes
+            .iter()
+            .filter(|n| n.ready && Some(&n.node) != group.leader.as_ref())
+            .map(|n| n.node.as_str())
+            .collect();
+        let standby = if ready.is_empty() { "nobody".to_owned() } else { ready.join(", ") };
+        vec![
+            cell(group.name.as_str()),
+            (words::group_state(group.state).to_owned(), state_tone(group.state)),
+            match &group.leader {
+                Some(leader) => cell(leader.as_str()),
+                None => ("nobody".into(), Tone::Bad),
+            },
+            cell(group.epoch.number.to_string()),
+            (standby, tone_if(ready.is_empty(), Tone::Warn)),
+            (note(group), if health == Health::Down { Tone::Bad } else { Tone::Warn }),
+        ]
+    };
+    let rows: Vec<Vec<Cell>> = groups.iter().map(row).collect();
+    table(paint, indent, &["GROUP", "STATE", "LEADER", "EPOCH", "STANDBY", "NOTE"], &rows)
+}
+
+/// What a line about a group has to say beyond its columns; empty when all is well.
+fn note(group: &GroupStatus) -> String {
+    let syncing = group.nodes.iter().find_map(|n| n.resync_percent.map(|p| (n, p)));
+    match (&group.target, syncing) {
+        _ if !group.reason.is_empty() => group.reason.clone(),
+        (Some(target), _) => format!("asked to move to {target}"),
+        (None, Some((node, percent))) => format!("{} resyncs, {percent:.1} %", node.node),
+        (None, None) if group_health(group) == Health::Degraded => group
+            .nodes
+            .iter()
+            .find(|n| Some(&n.node) != group.leader.as_ref() && !n.reason.is_empty())
+            .map_or_else(|| "no standby".to_owned(), |n| format!("{}: {}", n.node, n.reason)),
+        (None, None) => String::new(),
+    }
 }
 
 fn etcd(status: &ClusterStatus, paint: Paint) -> String {
@@ -41,7 +180,9 @@ fn etcd(status: &ClusterStatus, paint: Paint) -> String {
     paint.tone(Tone::Bad, hanging("etcd: ", &text).trim_end()) + "\n"
 }
 
-fn nodes(status: &ClusterStatus, paint: Paint) -> String {
+/// The table of nodes.
+#[must_use]
+pub fn render_nodes(status: &ClusterStatus, indent: usize, paint: Paint) -> String {
     let rows: Vec<Vec<Cell>> = status
         .nodes
         .iter()
@@ -58,7 +199,52 @@ fn nodes(status: &ClusterStatus, paint: Paint) -> String {
             ]
         })
         .collect();
-    table(paint, 2, &["NODE", "STATE", "HEARD", "GAP", "LATE", "REFUSED", "VERSION", "ADDRESS"], &rows)
+    table(paint, indent, &["NODE", "STATE", "HEARD", "GAP", "LATE", "REFUSED", "VERSION", "ADDRESS"], &rows)
+}
+
+/// One node: its facts, and its part in each group.
+#[must_use]
+pub fn render_node(status: &ClusterStatus, node: &NodeStatus, paint: Paint) -> String {
+    let here = node.name == status.node;
+    let (state, tone) = node_state(node);
+    let mut out =
+        flow(paint, 0, 2, &[(format!("Node {}", node.name), Tone::Head), cell(": "), (state, tone)]);
+    let facts: [(&str, String); 7] = [
+        ("address", node.address.clone()),
+        ("version", node.version.clone().unwrap_or("not known".into())),
+        ("incarnation", node.incarnation.clone().unwrap_or("not known".into())),
+        ("heard", if here { "it answers itself".into() } else { heard(node, false) }),
+        ("longest gap", format!("{} in the last minute", duration_ms(node.longest_gap_ms))),
+        ("late", format!("{} heartbeats since the agent of {} started", node.late_heartbeats, status.node)),
+        (
+            "refused",
+            format!("{} datagrams (bad authentication, replay, other cluster)", node.refused_datagrams),
+        ),
+    ];
+    for (name, value) in facts {
+        out.push_str(&hanging(&format!("  {name:<13}"), &value));
+    }
+    if let Some(text) = mode::sentence(node, &status.at) {
+        out.push_str(&hanging(&format!("  {:<13}", "mode"), &text));
+    }
+    let rows: Vec<Vec<Cell>> = status
+        .groups
+        .iter()
+        .filter_map(|group| {
+            let part = group.nodes.iter().find(|part| part.node == node.name)?;
+            let mut row = part_row(group, part);
+            row[0] = cell(group.name.as_str());
+            Some(row)
+        })
+        .collect();
+    if !rows.is_empty() {
+        out.push_str(&table(paint, 2, &["GROUP", "STATE", "DATA", "COULD TAKE OVER"], &rows));
+    }
+    out
+}
+
+fn overdue(node: &NodeStatus) -> bool {
+    node.mode_note.as_ref().is_some_and(|note| note.expired)
 }
 
 fn node_state(node: &NodeStatus) -> Cell {
@@ -86,7 +272,7 @@ pub fn render_group(group: &GroupStatus, now: &str, paint: Paint) -> String {
         out.push_str(&hanging("  because ", &group.reason));
     }
     if let Some(target) = &group.target {
-        let _ = writeln!(out, "  asked to move to {target}");
+        out.push_str(&hanging("  ", &format!("asked to move to {target}")));
     }
     if !group.addresses.is_empty() {
         out.push_str(&hanging("  at ", &group.addresses.join(", ")));
@@ -94,7 +280,7 @@ pub fn render_group(group: &GroupStatus, now: &str, paint: Paint) -> String {
     let names: Vec<&str> = group.in_sync.iter().map(|n| n.as_str()).collect();
     let alone = names.len() < 2 && group.nodes.len() > 1;
     let in_sync = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
-    let _ = writeln!(out, "  in sync: {}", paint.tone(tone_if(alone, Tone::Warn), &in_sync));
+    out.push_str(&flow(paint, 2, 11, &[cell("in sync: "), (in_sync, tone_if(alone, Tone::Warn))]));
     let rows: Vec<Vec<Cell>> = group.nodes.iter().map(|part| part_row(group, part)).collect();
     out.push_str(&table(paint, 2, &["NODE", "STATE", "DATA", "COULD TAKE OVER"], &rows));
     if !group.services.is_empty() {
@@ -111,18 +297,27 @@ pub fn render_group(group: &GroupStatus, now: &str, paint: Paint) -> String {
 }
 
 fn headline(group: &GroupStatus, now: &str, paint: Paint) -> String {
-    let name = paint.tone(Tone::Head, &format!("Group {}", group.name));
-    let state = paint.tone(state_tone(group.state), words::group_state(group.state));
-    let place = match &group.leader {
-        Some(leader) => format!("{state} on {leader}"),
-        None => format!("{state}, {}", paint.tone(Tone::Bad, "no leader")),
-    };
     let serving = group.state == GroupState::Serving;
     let since = group.last_takeover.as_ref().filter(|t| serving && t.epoch == group.epoch).map(|takeover| {
         let age = age(&takeover.at, now).map(|age| format!(" ({age})")).unwrap_or_default();
         format!(" since {}{age}", clock(&takeover.at))
     });
-    format!("{name}: {place}{}, epoch {}\n", since.unwrap_or_default(), group.epoch.number)
+    let (place, place_tone) = match &group.leader {
+        Some(leader) => (format!(" on {leader}"), Tone::Plain),
+        None => (", no leader".to_owned(), Tone::Bad),
+    };
+    flow(
+        paint,
+        0,
+        2,
+        &[
+            (format!("Group {}", group.name), Tone::Head),
+            cell(": "),
+            (words::group_state(group.state).to_owned(), state_tone(group.state)),
+            (place, place_tone),
+            cell(format!("{}, epoch {}", since.unwrap_or_default(), group.epoch.number)),
+        ],
+    )
 }
 
 fn part_row(group: &GroupStatus, part: &GroupNode) -> Vec<Cell> {

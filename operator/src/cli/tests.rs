@@ -24,6 +24,91 @@ fn status_pages() {
     golden("status-healthy", &render_status(&fixture::healthy(), PLAIN));
     golden("status-resyncing", &render_status(&fixture::resyncing(), PLAIN));
     golden("status-down", &render_status(&fixture::down(), PLAIN));
+    let mut overdue = fixture::maintained();
+    overdue.nodes[1].mode_note.as_mut().unwrap().expired = true;
+    golden("status-maintenance", &render_status(&overdue, PLAIN));
+}
+
+#[test]
+fn many_groups_get_a_line_each_and_the_troubled_ones_more() {
+    let status = fixture::large(12);
+    golden("status-many", &render_status(&status, PLAIN));
+    let parts = status_page::Parts { detail: status_page::Detail::Compact, ..Default::default() };
+    golden("status-compact", &status_page::render_parts(&status, parts, PLAIN));
+    let mut worst = fixture::large(50);
+    worst.groups[3].state = crate::status::GroupState::Failed;
+    worst.groups[3].reason = "mysql does not start: exit code 1".into();
+    let text = render_status(&worst, PLAIN);
+    assert!(text.contains("2 more groups need attention"), "{text}");
+    assert!(text.contains("shop-003  failed   alpha"), "{text}");
+}
+
+#[test]
+fn nodes_groups_and_explanations() {
+    let status = fixture::resyncing();
+    golden("nodes", &status_page::render_nodes(&status, 0, PLAIN));
+    golden("node-show", &status_page::render_node(&status, &status.nodes[1], PLAIN));
+    let status = fixture::maintained();
+    golden("node-show-maintenance", &status_page::render_node(&status, &status.nodes[1], PLAIN));
+    let status = fixture::resyncing();
+    golden("groups", &status_page::render_groups(&status.groups, 0, PLAIN));
+    for (name, status) in
+        [("healthy", fixture::healthy()), ("resyncing", fixture::resyncing()), ("down", fixture::down())]
+    {
+        let explained = explain::explain(&status, &status.groups[0]);
+        golden(&format!("explain-{name}"), &explain::render(&explained, PLAIN));
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    /// Whatever things are called (names have up to 63 characters), every page fits 80 columns.
+    #[test]
+    fn every_page_fits_whatever_the_names(
+        pad in "[a-z0-9]([a-z0-9-]{0,52}[a-z0-9])?",
+        reason in "[a-z:/ ]{0,300}",
+        which in 0..5_usize,
+    ) {
+        let status = [fixture::healthy(), fixture::resyncing(), fixture::down(), fixture::large(9), fixture::maintained()][which].clone();
+        let mut status = fixture::renamed(&status, |name| format!("{name}{pad}"));
+        status.cluster = format!("c{pad}");
+        status.advice.push(reason.clone());
+        if let Some(note) = &mut status.nodes[1].mode_note {
+            (note.reason, note.owner) = (reason.clone(), pad.clone());
+        }
+        for group in &mut status.groups {
+            group.reason.clone_from(&reason);
+            group.target = Some(fixture::node(&format!("t{pad}")));
+            group.addresses = vec![format!("fd00:{}::1/64", &pad[..pad.len().min(4)]); 5];
+            group.nodes[1].reason = format!("because of {pad} {reason}");
+            for service in &mut group.services {
+                service.error = Some(reason.clone());
+            }
+        }
+        let parts = |detail| status_page::Parts { detail, ..Default::default() };
+        let mut pages = vec![
+            status_page::render_parts(&status, parts(status_page::Detail::Auto), PLAIN),
+            status_page::render_parts(&status, parts(status_page::Detail::Full), PLAIN),
+            status_page::render_parts(&status, parts(status_page::Detail::Compact), PLAIN),
+            status_page::render_nodes(&status, 0, PLAIN),
+            status_page::render_groups(&status.groups, 0, PLAIN),
+        ];
+        pages.extend(status.nodes.iter().map(|node| status_page::render_node(&status, node, PLAIN)));
+        for group in &status.groups {
+            pages.push(explain::render(&explain::explain(&status, group), PLAIN));
+            pages.push(render_list(&group.volumes, PLAIN));
+            pages.extend(group.volumes.iter().map(|volume| render_show(volume, PLAIN)));
+        }
+        let mut events = fixture::history();
+        events[0].node = fixture::node(&format!("n{pad}"));
+        events[0].message.push_str(&reason);
+        pages.extend(events.iter().map(|event| render_event(event, PLAIN)));
+        for page in pages {
+            for line in page.lines() {
+                proptest::prop_assert!(line.chars().count() <= WIDTH, "{line}\n in\n{page}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -86,9 +171,16 @@ fn events_page() {
 fn help_names_every_exit_code() {
     Cli::command().debug_assert();
     let help = Cli::command().render_help().to_string();
-    for code in
-        [Exit::Ok, Exit::Failed, Exit::Usage, Exit::Degraded, Exit::Down, Exit::Unreachable, Exit::Timeout]
-    {
+    for code in [
+        Exit::Ok,
+        Exit::Failed,
+        Exit::Usage,
+        Exit::Degraded,
+        Exit::Down,
+        Exit::Unreachable,
+        Exit::Timeout,
+        Exit::Denied,
+    ] {
         assert!(help.contains(&format!("\n  {}  ", code as u8)), "{code:?} is not in\n{help}");
     }
 }
@@ -98,9 +190,14 @@ fn several_addresses_are_taken_with_or_without_a_scheme() {
     let cli =
         Cli::try_parse_from(["baton", "status", "--api", "alpha:7480,http://10.77.0.12:7480/"]).unwrap();
     assert_eq!(cli.api, ["alpha:7480", "http://10.77.0.12:7480/"]);
-    assert!(ApiClient::new(&cli.api).is_ok());
-    for bad in ["", "https://alpha:7480", "http://"] {
+    assert_eq!(cli.client_options().endpoints().unwrap().len(), 2);
+    for bad in ["", "ftp://alpha:7480", "http://"] {
         let error = ApiClient::new(&[bad.to_owned()]).unwrap_err();
         assert_eq!(error.exit, Exit::Usage, "{bad}: {error}");
     }
+}
+
+#[test]
+fn targets_of_notifications() {
+    golden("notify-list", &notify_page::render(&fixture::targets(), PLAIN));
 }

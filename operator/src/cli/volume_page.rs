@@ -1,8 +1,8 @@
 //! Volumes as text: a short form for the status page, a list, and everything about one. Pure.
 
-use super::paint::{Cell, Paint, Tone, bytes, cell, duration_ms, hanging, table};
+use super::paint::{Cell, Paint, Tone, bytes, cell, duration_ms, flow, hanging, table};
 use super::words;
-use baton_replicator::api::{PeerStatus, ResyncProgress, VolumeStatus};
+use baton_replicator::api::{PeerStatus, ResyncProgress, VerifyState, VerifyStatus, VolumeStatus};
 use baton_replicator::types::{ConnectionState, DiskState};
 use std::fmt::Write;
 
@@ -13,21 +13,19 @@ const BAR: u64 = 20;
 #[must_use]
 pub fn render_short(volume: &VolumeStatus, paint: Paint) -> String {
     let mut out = String::new();
-    let disk = paint.tone(disk_tone(volume.disk), words::disk(volume.disk));
-    // Writing to a string does not fail, here and below.
-    let _ = writeln!(
-        out,
-        "  volume {}: {}, {}/{disk}",
-        volume.volume,
-        bytes(volume.size_bytes),
-        words::role(volume.role)
-    );
+    let what =
+        format!("volume {}: {}, {}/", volume.volume, bytes(volume.size_bytes), words::role(volume.role));
+    let disk = (words::disk(volume.disk).to_owned(), disk_tone(volume.disk));
+    out.push_str(&flow(paint, 2, 4, &[cell(what), disk]));
     if let Some(reason) = &volume.frozen {
         out.push_str(&paint.tone(Tone::Bad, hanging("    FROZEN: ", reason).trim_end()));
         out.push('\n');
     }
     for peer in &volume.peers {
         out.push_str(&peer_lines(peer, paint));
+    }
+    if let Some(verify) = &volume.verify {
+        out.push_str(&verify_lines(verify, paint));
     }
     for alarm in &volume.alarms {
         out.push_str(&paint.tone(Tone::Bad, hanging("    alarm: ", alarm).trim_end()));
@@ -37,48 +35,106 @@ pub fn render_short(volume: &VolumeStatus, paint: Paint) -> String {
 }
 
 fn peer_lines(peer: &PeerStatus, paint: Paint) -> String {
-    let connection = paint.tone(connection_tone(peer.connection), words::connection(peer.connection));
-    let disk = paint.tone(disk_tone(peer.disk), words::disk(peer.disk));
-    let mut line = format!("    {}: {connection}, {disk}", peer.node);
+    let mut pieces = vec![
+        cell(format!("{}: ", peer.node)),
+        (words::connection(peer.connection).to_owned(), connection_tone(peer.connection)),
+        cell(", "),
+        (words::disk(peer.disk).to_owned(), disk_tone(peer.disk)),
+    ];
     if peer.dirty_bytes > 0 {
-        let _ = write!(line, ", {} out of sync", bytes(peer.dirty_bytes));
+        pieces.push(cell(format!(", {} out of sync", bytes(peer.dirty_bytes))));
     }
-    let mut out = format!("{line}\n");
+    if let Some(link) = &peer.link {
+        pieces.push(cell(format!(", {} with {}", link.transport, link.address)));
+    }
+    let mut out = flow(paint, 4, 6, &pieces);
     if let Some(reason) = &peer.reason {
         out.push_str(&hanging("      because ", reason));
     }
     if let Some(resync) = &peer.resync {
+        // Writing to a string does not fail.
         let _ = writeln!(out, "      {}", sync_bar(resync));
     }
     out
 }
 
+/// The running verify with its bar, or what the last one found.
+fn verify_lines(v: &VerifyStatus, paint: Paint) -> String {
+    if v.state.is_running() {
+        let reason = v.reason.as_ref().map(|r| hanging("      ", r)).unwrap_or_default();
+        return format!("    verify: {}\n{reason}", verify_bar(v));
+    }
+    let when =
+        v.ended_at.as_deref().map(|at| format!(" at {}", at.get(..16).unwrap_or(at))).unwrap_or_default();
+    let (word, tone) = match v.state {
+        VerifyState::Done if v.mismatched_bytes > v.repaired_bytes => ("done", Tone::Bad),
+        VerifyState::Done => ("done", Tone::Good),
+        VerifyState::Stopped => ("stopped", Tone::Plain),
+        VerifyState::Aborted | VerifyState::Running | VerifyState::Waiting => ("aborted", Tone::Warn),
+    };
+    let reason = v.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
+    let found = match (v.mismatched_bytes, v.repaired_bytes) {
+        (0, 0) => "nothing differs".to_owned(),
+        (found, repaired) => format!("{} differed, {} repaired", bytes(found), bytes(repaired)),
+    };
+    let text = format!("{word}{when}{reason}, {} compared, {found}", bytes(v.checked_bytes));
+    flow(paint, 4, 6, &[cell("verify: "), (text, tone)])
+}
+
+/// `[=====>..............] 28.1% (92.0 MiB left)  finish: 0:00:18  15.0 MiB/s, 4.00 KiB differ`
+#[must_use]
+pub fn verify_bar(v: &VerifyStatus) -> String {
+    let bar = sync_bar(&ResyncProgress {
+        total_bytes: v.total_bytes,
+        done_bytes: v.checked_bytes,
+        bytes_per_s: v.bytes_per_s,
+        eta_s: v.eta_s,
+    });
+    match verify_found(v) {
+        Some(found) => format!("{bar}, {found}"),
+        None => bar,
+    }
+}
+
+/// What a verify that runs has found and repaired so far; none as long as nothing differs.
+#[must_use]
+pub fn verify_found(v: &VerifyStatus) -> Option<String> {
+    match (v.mismatched_bytes, v.repaired_bytes) {
+        (0, 0) => None,
+        (found, 0) => Some(format!("{} differ", bytes(found))),
+        (found, repaired) => Some(format!("{} differ, {} repaired", bytes(found), bytes(repaired))),
+    }
+}
+
 /// `[=====>..............] sync'ed: 28.1% (92.0 MiB left of 128 MiB)  finish: 0:00:18  15.0 MiB/s`
 #[must_use]
 pub fn sync_bar(resync: &ResyncProgress) -> String {
-    // Nothing to copy is done.
+    let (bar, percent) = bar(resync.done_bytes, resync.total_bytes, BAR);
     let total = resync.total_bytes.max(1);
     let done = if resync.total_bytes == 0 { total } else { resync.done_bytes.min(total) };
-    // Tenths of a per cent, rounded down: 100 % is shown only when it is done.
-    let permille = u128::from(done) * 1000 / u128::from(total);
-    let filled = usize::try_from(u128::from(done) * u128::from(BAR) / u128::from(total)).unwrap_or(0);
-    let width = usize::try_from(BAR).unwrap_or(20);
-    let bar = if filled >= width {
-        "=".repeat(width)
-    } else {
-        format!("{}>{}", "=".repeat(filled), ".".repeat(width - filled - 1))
-    };
     let left = bytes(total - done);
     let finish = match resync.eta_s {
         Some(s) => format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60),
         None => "stalled".to_owned(),
     };
-    format!(
-        "[{bar}] {}.{}% ({left} left)  finish: {finish}  {}/s",
-        permille / 10,
-        permille % 10,
-        bytes(resync.bytes_per_s)
-    )
+    format!("[{bar}] {percent} ({left} left)  finish: {finish}  {}/s", bytes(resync.bytes_per_s))
+}
+
+/// `=====>....` of so many characters, and the per cent. 100 % is shown only when it is done.
+#[must_use]
+pub fn bar(done: u64, total: u64, width: u64) -> (String, String) {
+    // Nothing to copy is done.
+    let (done, total) = if total == 0 { (1, 1) } else { (done.min(total), total) };
+    // Tenths of a per cent, rounded down.
+    let permille = u128::from(done) * 1000 / u128::from(total);
+    let filled = usize::try_from(u128::from(done) * u128::from(width) / u128::from(total)).unwrap_or(0);
+    let width = usize::try_from(width).unwrap_or(0);
+    let bar = if filled >= width {
+        "=".repeat(width)
+    } else {
+        format!("{}>{}", "=".repeat(filled), ".".repeat(width - filled - 1))
+    };
+    (bar, format!("{}.{}%", permille / 10, permille % 10))
 }
 
 /// `baton volume list`.
@@ -152,6 +208,8 @@ pub fn render_show(volume: &VolumeStatus, paint: Paint) -> String {
                 "not required"
             }
         );
+        let cipher = peer.link.as_ref().and_then(|l| l.cipher.as_deref());
+        let text = cipher.map_or(text.clone(), |cipher| format!("{text}, {cipher}"));
         out.push_str(&hanging(&format!("  to {:<10}", peer.node), &text));
     }
     out

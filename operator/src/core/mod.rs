@@ -16,6 +16,7 @@ pub mod record;
 pub mod rules;
 pub mod runtime;
 pub mod timing;
+pub mod verify;
 
 #[cfg(test)]
 mod sim;

@@ -8,6 +8,8 @@
 //! | `groups/<group>/fence/<node>` | only its mod_revision matters |
 //! | `groups/<group>/target` | a node name |
 //! | `nodes/<node>/mode`, `nodes/<node>/alive` | [`NodeKeys`] |
+//! | `nodes/<node>/mode-note` | [`StoredNote`], JSON; counts only while it has the mode's revision |
+//! | `nodes/<node>/mode-told` | only its mod_revision matters: newer than the mode's once its end was told |
 
 use crate::status::NodeMode;
 use baton_replicator::types::{Epoch, Instant, Member, NodeName};
@@ -51,11 +53,43 @@ pub struct Versioned<T> {
     pub lease: i64,
 }
 
+/// What was said when a mode was set. Nothing is decided on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredNote {
+    /// Who set it, or whom they named.
+    pub owner: String,
+    /// Why; empty if nothing was said.
+    #[serde(default)]
+    pub reason: String,
+    /// When the mode was set, seconds since 1970.
+    pub since: u64,
+    /// When a maintenance is to be over, seconds since 1970.
+    #[serde(default)]
+    pub until: Option<u64>,
+}
+
+/// A mode with what was said about it: one wish, written in one transaction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModeWish {
+    /// The mode.
+    pub mode: NodeMode,
+    /// The note; none if the mode was never set, or by an agent that writes none.
+    pub note: Option<StoredNote>,
+}
+
+impl From<NodeMode> for ModeWish {
+    fn from(mode: NodeMode) -> Self {
+        Self { mode, note: None }
+    }
+}
+
 /// Keys of one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeKeys {
     /// Operator's wish.
     pub mode: NodeMode,
+    /// What was said about it.
+    pub note: Option<StoredNote>,
     /// Lease under which its `alive` key stands; none if it is not there.
     pub lease: Option<i64>,
 }

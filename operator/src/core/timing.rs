@@ -140,11 +140,13 @@ impl Timers {
         Ok(self)
     }
 
-    /// How long the leader counts a promise of the given length: `fencetime` for the ordinary one, 0.8 of a
-    /// longer one. Both leave a quarter for drift.
+    /// How long the leader counts a promise of the given length: never longer than that length allows, whatever
+    /// this node's own timers say (while a changed specification is on its way, the other node's may be shorter);
+    /// for an ordinary promise not longer than `fencetime`.
     #[must_use]
     pub fn good_for(&self, promise: Duration) -> Duration {
-        if promise <= self.deadtime { self.fencetime } else { promise * 4 / 5 }
+        let at_most = Self::default_fencetime(promise);
+        if promise <= self.deadtime { at_most.min(self.fencetime) } else { at_most }
     }
 
     /// Until when a lease counts whose last acknowledged keepalive was *sent* at `sent`, with the time to live
@@ -164,7 +166,23 @@ mod tests {
         let t = Timers::default().check().expect("defaults hold");
         assert_eq!(Timers::default_fencetime(t.deadtime), Duration::from_millis(1120));
         assert_eq!(t.good_for(t.deadtime), t.fencetime);
-        assert_eq!(t.good_for(t.restart_window), Duration::from_secs(8));
+        assert_eq!(t.good_for(t.restart_window), Duration::from_millis(7920));
+    }
+
+    /// Two nodes run different timers for a moment when a specification is applied: what is promised for 600 ms
+    /// must not be counted for a second.
+    #[test]
+    fn a_promise_shorter_than_the_own_deadtime_is_not_stretched() {
+        let t = Timers::default();
+        for ms in [150_u64, 600, 1499, 1500, 1501, 10_000] {
+            let promise = Duration::from_millis(ms);
+            let counted = t.good_for(promise);
+            assert!(
+                counted * 5 / 4 + FENCING_WORK <= promise.max(FENCING_WORK),
+                "{ms} ms counted as {counted:?}"
+            );
+        }
+        assert_eq!(t.good_for(Duration::from_millis(600)), Duration::from_millis(400));
     }
 
     #[test]

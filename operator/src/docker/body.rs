@@ -2,8 +2,8 @@
 //! what it should be. Pure.
 
 use super::spec::{
-    HealthcheckSpec, LABEL_CLUSTER, LABEL_CONFIG, LABEL_GROUP, LABEL_HOST, LABEL_SERVICE, MountSpec, Owner,
-    ServiceSpec,
+    HealthcheckSpec, LABEL_CLUSTER, LABEL_CONFIG, LABEL_DEFINITION, LABEL_GROUP, LABEL_HOST, LABEL_SERVICE,
+    MountSpec, Owner, ServiceSpec,
 };
 use bollard::models::{
     ContainerCreateBody, DeviceMapping, HealthConfig, HostConfig, Mount, MountType, MountVolumeOptions,
@@ -46,6 +46,7 @@ pub(super) fn create_body(
         (LABEL_GROUP, &spec.group),
         (LABEL_SERVICE, &spec.service),
         (LABEL_CONFIG, hash),
+        (LABEL_DEFINITION, &spec.definition()),
     ] {
         labels.insert(label.to_owned(), value.to_owned());
     }

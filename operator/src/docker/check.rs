@@ -83,6 +83,7 @@ pub async fn run_check(check: &Check) -> Result<(), CheckError> {
 }
 
 async fn http(url: &str, good: &[u16]) -> Result<(), String> {
+    crate::security::use_ring();
     let client = reqwest::Client::builder()
         .pool_max_idle_per_host(0)
         .no_proxy()

@@ -1,7 +1,7 @@
 //! What the engine says about containers, in three values where it matters: an engine that does not answer
 //! does not make a container stopped.
 
-use super::spec::{LABEL_CLUSTER, LABEL_CONFIG, LABEL_GROUP, LABEL_HOST, LABEL_SERVICE};
+use super::spec::{LABEL_CLUSTER, LABEL_CONFIG, LABEL_DEFINITION, LABEL_GROUP, LABEL_HOST, LABEL_SERVICE};
 use super::{DockerError, Engine, QUERY_TIMEOUT};
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum};
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder};
@@ -66,6 +66,8 @@ pub struct Inspection {
     pub pid: i64,
     /// Our configuration hash, if it is ours.
     pub config: Option<String>,
+    /// Hash of the definition it was created from; none in containers of versions that did not write it.
+    pub definition: Option<String>,
     /// Network mode it was created with.
     pub network: Option<String>,
     pub(super) labels: HashMap<String, String>,
@@ -85,6 +87,7 @@ impl Inspection {
             started_at: None,
             pid: 0,
             config: None,
+            definition: None,
             network: None,
             labels: HashMap::new(),
         }
@@ -239,6 +242,7 @@ fn read(found: ContainerInspectResponse) -> Inspection {
         started_at: state.started_at.filter(|at| !at.starts_with("0001-")),
         pid: state.pid.unwrap_or(0),
         config: labels.get(LABEL_CONFIG).cloned(),
+        definition: labels.get(LABEL_DEFINITION).cloned(),
         network: found.host_config.and_then(|h| h.network_mode),
         labels,
     }

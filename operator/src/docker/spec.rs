@@ -4,6 +4,7 @@
 //! run. No I/O here.
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub const LABEL_GROUP: &str = "baton.group";
 pub const LABEL_SERVICE: &str = "baton.service";
 /// Label that carries the configuration hash.
 pub const LABEL_CONFIG: &str = "baton.config";
+/// Label that carries the hash of the service's definition alone: see [`ServiceSpec::definition`].
+pub const LABEL_DEFINITION: &str = "baton.definition";
 
 /// Whose containers and volumes: everything created carries this as labels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -181,9 +184,59 @@ pub struct ServiceSpec {
     pub labels: BTreeMap<String, String>,
 }
 
+impl ServiceSpec {
+    /// Hash of what the specification says about the service, without image id and network: it changes only when a
+    /// person changes the specification. Fields that are absent or empty do not count, so that a version of Baton
+    /// that knows more fields finds the same hash and restarts nothing.
+    #[must_use]
+    pub fn definition(&self) -> String {
+        // Ordered maps and plain structs: serialisation cannot fail and is the same on every run.
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        if let Some(map) = value.as_object_mut() {
+            // The agent stops it within the grace in force.
+            map.remove("stop_grace_period");
+        }
+        drop_empty(&mut value);
+        // The order of keys is a matter of how the library was built.
+        value.sort_all_objects();
+        let text = value.to_string();
+        Sha256::digest(text.as_bytes()).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+fn drop_empty(value: &mut serde_json::Value) {
+    use serde_json::Value;
+    let empty = |v: &Value| match v {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::Bool(true) | Value::Number(_) | Value::String(_) => false,
+    };
+    if let Value::Object(map) = value {
+        map.retain(|_, v| !empty(v));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An upgrade of the agent must not restart anybody's services: this hash stays.
+    #[test]
+    fn the_definition_of_a_service_is_the_same_in_every_version() {
+        let mut spec = ServiceSpec {
+            container: "demo-alpha-web-mysql".into(),
+            group: "web".into(),
+            service: "mysql".into(),
+            image: "mariadb:10.11".into(),
+            env: BTreeMap::from([("A".into(), "1".into())]),
+            ..ServiceSpec::default()
+        };
+        let hash = spec.definition();
+        assert_eq!(hash, "884d84a027b96c48");
+        spec.env.insert("A".into(), "2".into());
+        assert_ne!(spec.definition(), hash);
+    }
 
     #[test]
     fn names_follow_the_convention() {

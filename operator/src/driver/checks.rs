@@ -9,8 +9,9 @@ use crate::spec::{Check, CheckProbe, Group};
 use crate::status::{ClusterStatus, GroupState};
 use baton_replicator::types::{GroupName, NodeName};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
-/// Starts a task per check. They end with the runtime.
+/// Starts a task per check. They end when aborted, or with the process.
 pub(super) fn start(
     group: &GroupName,
     spec: &Group,
@@ -18,8 +19,8 @@ pub(super) fn start(
     engine: &Engine,
     status: &watch::Receiver<ClusterStatus>,
     back: &mpsc::Sender<Back>,
-) {
-    for check in &spec.checks {
+) -> Vec<JoinHandle<()>> {
+    let start = |check: &Check| {
         let task = Task {
             group: group.clone(),
             me: me.clone(),
@@ -29,8 +30,9 @@ pub(super) fn start(
             status: status.clone(),
             back: back.clone(),
         };
-        tokio::spawn(task.run());
-    }
+        tokio::spawn(task.run())
+    };
+    spec.checks.iter().map(start).collect()
 }
 
 struct Task {
@@ -53,12 +55,14 @@ impl Task {
             every.tick().await;
             if !self.serves_here() {
                 (succeeded, failed) = (false, 0);
+                crate::metrics::live().check_ended(self.group.as_str(), &self.name());
                 continue;
             }
             let outcome = self.once().await;
             if !self.serves_here() {
                 continue;
             }
+            crate::metrics::live().check(self.group.as_str(), &self.name(), outcome.is_ok());
             match outcome {
                 Ok(()) => (succeeded, failed) = (true, 0),
                 Err(reason) if succeeded => {

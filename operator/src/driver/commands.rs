@@ -1,15 +1,24 @@
 //! What the API asks for: desired state goes to etcd, where whichever agent it concerns finds it.
 
+use super::consequences;
 use super::history::History;
+use super::maintenance;
 use super::owner::Back;
-use crate::api::{Accepted, CommandError, Commands, SpecDocument};
-use crate::core::group::Event as CoreEvent;
+use crate::api::{
+    Accepted, Applied, Apply, ApplyError, CommandError, Commands, How, ModeChange, SpecDocument, SpecVersion,
+    Wish,
+};
+use crate::core::group::{Event as CoreEvent, Severity};
+use crate::core::record::{ModeWish, Outcome};
+use crate::core::verify::VerifyRecord;
 use crate::etcd::{Etcd, EtcdError};
 use crate::heartbeat::clock;
+use crate::notify::{Notifier, TestOutcome};
 use crate::spec::Spec;
-use crate::status::{ClusterStatus, Event, GroupStatus, NodeMode};
-use baton_replicator::types::{GroupName, Instant, NodeName};
+use crate::status::{ClusterStatus, Event, GroupState, GroupStatus, NodeMode};
+use baton_replicator::types::{GroupName, Instant, NodeName, VolumeName};
 use futures::future::BoxFuture;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,32 +28,47 @@ use tokio::sync::{broadcast, mpsc, watch};
 /// does not restart an agent that only was slow.
 const ALIVE_WITHIN: Duration = Duration::from_secs(5);
 
+/// Until a verify that has ended is written down: the verifier looks every second.
+const WRITTEN_DOWN: Duration = Duration::from_secs(3);
+
 /// Carries out the API's commands.
 pub(super) struct DriverCommands {
     pub(super) me: NodeName,
     pub(super) back: mpsc::Sender<Back>,
-    pub(super) spec: Arc<Spec>,
+    pub(super) in_force: watch::Receiver<Arc<Spec>>,
+    pub(super) state_dir: PathBuf,
     pub(super) etcd: Etcd,
     pub(super) history: History,
     pub(super) status: watch::Receiver<ClusterStatus>,
     pub(super) alive: Arc<AtomicU64>,
+    pub(super) notifier: Notifier,
 }
 
 impl DriverCommands {
     fn known_node(&self, node: &NodeName) -> Result<(), CommandError> {
-        if self.spec.nodes.contains_key(node) {
+        let spec = Arc::clone(&self.in_force.borrow());
+        if spec.nodes.contains_key(node) {
             return Ok(());
         }
-        let names: Vec<&str> = self.spec.nodes.keys().map(NodeName::as_str).collect();
+        let names: Vec<&str> = spec.nodes.keys().map(NodeName::as_str).collect();
         Err(CommandError::NotFound(format!("there is no node {node}; the nodes are {}", names.join(", "))))
     }
 
     fn group(&self, name: &GroupName) -> Result<GroupStatus, CommandError> {
         let found = self.status.borrow().groups.iter().find(|g| g.name == *name).cloned();
         found.ok_or_else(|| {
-            let names: Vec<&str> = self.spec.groups.keys().map(GroupName::as_str).collect();
+            let spec = Arc::clone(&self.in_force.borrow());
+            let names: Vec<&str> = spec.groups.keys().map(GroupName::as_str).collect();
             CommandError::NotFound(format!("there is no group {name}; the groups are {}", names.join(", ")))
         })
+    }
+
+    /// Whether this verify is over, whatever etcd says so far.
+    fn has_ended(&self, volume: &VolumeName, id: u64) -> bool {
+        let status = self.status.borrow();
+        let volumes = status.groups.iter().flat_map(|g| &g.volumes);
+        let verify = volumes.filter(|v| v.volume == *volume).find_map(|v| v.verify.as_ref());
+        verify.is_some_and(|v| v.id == id && !v.state.is_running())
     }
 }
 
@@ -52,12 +76,85 @@ fn unavailable(error: &EtcdError) -> CommandError {
     CommandError::Unavailable(format!("etcd did not confirm it: {error}; try again"))
 }
 
+/// What came of a write that depended on a version.
+fn settled(outcome: &Outcome, what: &str) -> Result<(), CommandError> {
+    match outcome {
+        Outcome::Committed { .. } => Ok(()),
+        Outcome::GuardFailed => {
+            let detail = format!("{what} was changed by somebody else just now: look again, then repeat");
+            Err(CommandError::Changed { detail, current: None })
+        }
+        Outcome::Unknown => Err(CommandError::Unavailable(format!(
+            "etcd did not say whether it took the change: look at {what}, then repeat"
+        ))),
+    }
+}
+
+/// The version in force, if it is the one that the command depends on.
+fn held(version: i64, how: How, what: &str) -> Result<(), CommandError> {
+    match how.expected {
+        Some(expected) if expected != version => Err(CommandError::Changed {
+            detail: format!(
+                "{what} was changed by somebody else: it is at version {version}, not {expected}"
+            ),
+            current: Some(version),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The node that takes `group` over: the one asked for, or the first that is ready.
+fn successor(group: &GroupStatus, to: Option<NodeName>) -> Result<NodeName, CommandError> {
+    let name = &group.name;
+    if let Some(node) = to {
+        let there = group.nodes.iter().find(|n| n.node == node);
+        return match there.filter(|n| !n.ready) {
+            Some(n) => Err(CommandError::Refused(format!("{node} cannot take {name} now: {}", n.reason))),
+            None => Ok(node),
+        };
+    }
+    let mut others = group.nodes.iter().filter(|n| Some(&n.node) != group.leader.as_ref());
+    let why: Vec<String> = others.clone().map(|n| format!("{}: {}", n.node, n.reason)).collect();
+    others
+        .find(|n| n.ready)
+        .map(|n| n.node.clone())
+        .ok_or_else(|| CommandError::Refused(format!("no node can take {name} now ({})", why.join("; "))))
+}
+
+impl DriverCommands {
+    fn volume(&self, name: &VolumeName) -> Result<GroupName, CommandError> {
+        let holds = |g: &crate::spec::Group| g.volumes.contains_key(name);
+        let spec = Arc::clone(&self.in_force.borrow());
+        let found = spec.groups.iter().find(|(_, g)| holds(g)).map(|(group, _)| group.clone());
+        found.ok_or_else(|| {
+            let all = spec.groups.values().flat_map(|g| g.volumes.keys());
+            let names: Vec<&str> = all.map(VolumeName::as_str).collect();
+            CommandError::NotFound(format!("there is no volume {name}; the volumes are {}", names.join(", ")))
+        })
+    }
+
+    /// The volume's verify in etcd, with its version (0: there was none).
+    async fn verify_record(&self, volume: &VolumeName) -> Result<(Option<VerifyRecord>, i64), CommandError> {
+        let mut all = self.etcd.verifies().await.map_err(|e| unavailable(&e))?;
+        Ok(all.remove(volume).map_or((None, 0), |(record, at)| (Some(record), at)))
+    }
+}
+
 impl Commands for DriverCommands {
-    fn set_mode(&self, node: NodeName, mode: NodeMode) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+    fn set_mode(
+        &self,
+        node: NodeName,
+        change: ModeChange,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         Box::pin(async move {
             self.known_node(&node)?;
-            self.etcd.put_mode(&node, mode).await.map_err(|e| unavailable(&e))?;
-            let message = match mode {
+            let what = format!("the mode of {node}");
+            let (present, version) = self.etcd.mode(&node).await.map_err(|e| unavailable(&e))?;
+            held(version, how, &what)?;
+            let now = crate::status::unix_seconds(std::time::SystemTime::now());
+            let wish = maintenance::after(&present, &change, now).map_err(CommandError::Refused)?;
+            let message = match wish.mode {
                 NodeMode::Online => format!("{node} may lead groups again"),
                 NodeMode::Standby => {
                     format!("{node} hands its groups over and leads none until it is online again")
@@ -66,8 +163,21 @@ impl Commands for DriverCommands {
                     format!("nothing is moved or restarted on {node} until it is online again")
                 }
             };
-            self.history.record(None, crate::core::group::Severity::Info, &format!("asked for: {message}"));
-            Ok(Accepted { message })
+            let message = message + &maintenance::said(&wish, now);
+            let consequences = consequences::of_mode(&self.status.borrow(), &node, &wish);
+            let accepted = Accepted { message, dry_run: how.dry_run, consequences };
+            // A repetition changes nothing, not even the version.
+            if how.dry_run || present == wish {
+                return Ok(accepted);
+            }
+            match how.expected {
+                Some(version) => settled(&self.etcd.put_mode_if(&node, &wish, version).await, &what)?,
+                None => {
+                    self.etcd.put_mode(&node, &wish).await.map_err(|e| unavailable(&e))?;
+                }
+            }
+            self.history.record(None, Severity::Info, &format!("asked for: {}", accepted.message));
+            Ok(accepted)
         })
     }
 
@@ -75,63 +185,66 @@ impl Commands for DriverCommands {
         &self,
         group: GroupName,
         to: Option<NodeName>,
+        how: How,
     ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         Box::pin(async move {
             let known = self.group(&group)?;
+            let what = format!("the target of {group}");
+            if let Some(node) = &to {
+                self.known_node(node)?;
+            }
+            let (present, version) = self.etcd.target(&group).await.map_err(|e| unavailable(&e))?;
+            held(version, how, &what)?;
+            let stays = |message| Ok(Accepted { message, dry_run: how.dry_run, consequences: Vec::new() });
+            match (&to, &present) {
+                // Repeated while the move waits or is under way: the same move.
+                (None, Some(node)) => return stays(format!("{group} moves to {node} already")),
+                (Some(to), Some(node)) if to == node => {
+                    return stays(format!("{group} moves to {node} already"));
+                }
+                (Some(to), _) if known.leader.as_ref() == Some(to) && present.is_none() => {
+                    return stays(format!("{group} is on {to} already"));
+                }
+                _ => {}
+            }
+            // The leader itself is asked for while a move waits: that takes the move back.
             let target = match to {
-                Some(node) => {
-                    self.known_node(&node)?;
-                    if known.leader.as_ref() == Some(&node) {
-                        return Ok(Accepted { message: format!("{group} is on {node} already") });
-                    }
-                    let there = known.nodes.iter().find(|n| n.node == node);
-                    if let Some(n) = there.filter(|n| !n.ready) {
-                        return Err(CommandError::Refused(format!(
-                            "{node} cannot take {group} now: {}",
-                            n.reason
-                        )));
-                    }
-                    node
+                Some(node) if known.leader.as_ref() == Some(&node) => node,
+                to => successor(&known, to)?,
+            };
+            let consequences = consequences::of_move(&known, &target);
+            let verb = if known.leader.as_ref() == Some(&target) { "stays on" } else { "moves to" };
+            let message = format!("{group} {verb} {target}");
+            let accepted = Accepted { message, dry_run: how.dry_run, consequences };
+            if how.dry_run {
+                return Ok(accepted);
+            }
+            match how.expected {
+                Some(version) => {
+                    settled(&self.etcd.put_target_if(&group, Some(&target), version).await, &what)?;
                 }
                 None => {
-                    let other = |n: &&crate::status::GroupNode| Some(&n.node) != known.leader.as_ref();
-                    let ready = known.nodes.iter().filter(other).find(|n| n.ready);
-                    let Some(best) = ready else {
-                        let why: Vec<String> = known
-                            .nodes
-                            .iter()
-                            .filter(other)
-                            .map(|n| format!("{}: {}", n.node, n.reason))
-                            .collect();
-                        let text = format!("no node can take {group} now ({})", why.join("; "));
-                        return Err(CommandError::Refused(text));
-                    };
-                    best.node.clone()
+                    self.etcd.put_target(&group, Some(&target)).await.map_err(|e| unavailable(&e))?;
                 }
-            };
-            self.etcd.put_target(&group, Some(&target)).await.map_err(|e| unavailable(&e))?;
-            let message = format!("{group} moves to {target}");
-            self.history.record(
-                Some(&group),
-                crate::core::group::Severity::Info,
-                &format!("asked for: {message}"),
-            );
-            Ok(Accepted { message })
+            }
+            self.history.record(Some(&group), Severity::Info, &format!("asked for: {}", accepted.message));
+            Ok(accepted)
         })
     }
 
-    fn recover(&self, group: GroupName) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+    fn recover(&self, group: GroupName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         Box::pin(async move {
-            self.group(&group)?;
+            let known = self.group(&group)?;
             let message = format!("{} trusts what etcd says about {group} now", self.me);
-            self.history.record(
-                Some(&group),
-                crate::core::group::Severity::Warning,
-                &format!("asked for: {message}"),
-            );
+            let consequences = consequences::of_recovery(&known, &self.me);
+            let accepted = Accepted { message, dry_run: how.dry_run, consequences };
+            if how.dry_run {
+                return Ok(accepted);
+            }
+            self.history.record(Some(&group), Severity::Warning, &format!("asked for: {}", accepted.message));
             let gone = |_| CommandError::Internal("the owner loop has ended".into());
             self.back.send(Back::Group(group, CoreEvent::Recover)).await.map_err(gone)?;
-            Ok(Accepted { message })
+            Ok(accepted)
         })
     }
 
@@ -161,5 +274,138 @@ impl Commands for DriverCommands {
     fn core_alive(&self) -> bool {
         let ran = Instant(self.alive.load(Ordering::Relaxed));
         clock::now().since(ran) < ALIVE_WITHIN
+    }
+
+    fn mode(&self, node: NodeName) -> BoxFuture<'_, Result<Wish<ModeWish>, CommandError>> {
+        Box::pin(async move {
+            self.known_node(&node)?;
+            let (value, version) = self.etcd.mode(&node).await.map_err(|e| unavailable(&e))?;
+            Ok(Wish { value, version })
+        })
+    }
+
+    fn target(&self, group: GroupName) -> BoxFuture<'_, Result<Wish<Option<NodeName>>, CommandError>> {
+        Box::pin(async move {
+            self.group(&group)?;
+            let (value, version) = self.etcd.target(&group).await.map_err(|e| unavailable(&e))?;
+            Ok(Wish { value, version })
+        })
+    }
+
+    fn cancel_move(&self, group: GroupName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        Box::pin(async move {
+            let known = self.group(&group)?;
+            let what = format!("the target of {group}");
+            let (present, version) = self.etcd.target(&group).await.map_err(|e| unavailable(&e))?;
+            held(version, how, &what)?;
+            let answer = |message| Accepted { message, dry_run: how.dry_run, consequences: Vec::new() };
+            let Some(target) = present else { return Ok(answer(format!("no move of {group} waits"))) };
+            if matches!(known.state, GroupState::HandingOver | GroupState::Stopping) {
+                return Err(CommandError::Refused(format!(
+                    "{group} is being handed over to {target} already; move it back when it has arrived"
+                )));
+            }
+            let accepted = answer(format!("{group} does not move to {target}"));
+            if how.dry_run {
+                return Ok(accepted);
+            }
+            // Guarded in any case: a move asked for meanwhile is another one.
+            settled(&self.etcd.put_target_if(&group, None, version).await, &what)?;
+            self.history.record(Some(&group), Severity::Info, &format!("asked for: {}", accepted.message));
+            Ok(accepted)
+        })
+    }
+
+    fn verify(
+        &self,
+        volume: VolumeName,
+        repair: bool,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        Box::pin(async move {
+            let group = self.volume(&volume)?;
+            let (mut record, mut version) = self.verify_record(&volume).await?;
+            // One that has ended already is written down within a second or two: nobody has to ask again.
+            let patience = tokio::time::Instant::now() + WRITTEN_DOWN;
+            while record.as_ref().is_some_and(|r| r.is_open() && self.has_ended(&volume, r.id))
+                && tokio::time::Instant::now() < patience
+            {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                (record, version) = self.verify_record(&volume).await?;
+            }
+            if let Some(open) = record.filter(VerifyRecord::is_open) {
+                let detail = format!(
+                    "a verify of {volume} is running, asked for by {}: wait for it, or stop it with 'baton volume \
+                     verify {volume} --stop'",
+                    open.by
+                );
+                return Err(CommandError::Refused(detail));
+            }
+            let message = match repair {
+                true => {
+                    format!("the replicas of {volume} are compared, what differs is copied from the primary")
+                }
+                false => format!("the replicas of {volume} are compared"),
+            };
+            let accepted = Accepted { message, dry_run: how.dry_run, consequences: Vec::new() };
+            if how.dry_run {
+                return Ok(accepted);
+            }
+            let record = VerifyRecord {
+                // Readers of JSON lose more than 53 bits.
+                id: rand::random::<u64>() >> 11,
+                repair,
+                by: self.me.to_string(),
+                asked_at: crate::status::unix_seconds(std::time::SystemTime::now()),
+                ..VerifyRecord::default()
+            };
+            let what = format!("the verify of {volume}");
+            settled(&self.etcd.put_verify(&volume, &record, version).await, &what)?;
+            self.history.record(Some(&group), Severity::Info, &format!("asked for: {}", accepted.message));
+            Ok(accepted)
+        })
+    }
+
+    fn stop_verify(&self, volume: VolumeName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        Box::pin(async move {
+            let group = self.volume(&volume)?;
+            let (record, version) = self.verify_record(&volume).await?;
+            let answer = |message| Accepted { message, dry_run: how.dry_run, consequences: Vec::new() };
+            let Some(open) = record.filter(|r| r.is_open() && !r.stop) else {
+                return Ok(answer(format!("no verify of {volume} runs")));
+            };
+            let accepted = answer(format!("the verify of {volume} is stopped; what it found stays marked"));
+            if how.dry_run {
+                return Ok(accepted);
+            }
+            let record = VerifyRecord { stop: true, ..open };
+            let what = format!("the verify of {volume}");
+            settled(&self.etcd.put_verify(&volume, &record, version).await, &what)?;
+            self.history.record(Some(&group), Severity::Info, &format!("asked for: {}", accepted.message));
+            Ok(accepted)
+        })
+    }
+
+    fn apply_spec(&self, apply: Apply) -> BoxFuture<'_, Result<Applied, ApplyError>> {
+        Box::pin(self.apply(apply))
+    }
+
+    fn spec_history(&self) -> BoxFuture<'_, Result<Vec<SpecVersion>, CommandError>> {
+        Box::pin(self.spec_versions())
+    }
+
+    fn notify_test(&self, target: Option<String>) -> BoxFuture<'_, Result<Vec<TestOutcome>, CommandError>> {
+        Box::pin(async move {
+            let names: Vec<String> = self.notifier.board().into_iter().map(|s| s.target).collect();
+            if names.is_empty() {
+                let text = "the specification names nobody to tell; give it a target under notify".to_owned();
+                return Err(CommandError::NotFound(text));
+            }
+            if let Some(name) = target.as_ref().filter(|t| !names.contains(t)) {
+                let text = format!("there is no target {name} under notify; there is {}", names.join(", "));
+                return Err(CommandError::NotFound(text));
+            }
+            Ok(self.notifier.test(target).await)
+        })
     }
 }

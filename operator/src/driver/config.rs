@@ -35,6 +35,9 @@ pub struct Config {
     /// Address of the REST API and /metrics.
     #[arg(long, env = "BATON_API_LISTEN", default_value = "0.0.0.0:7480")]
     pub api: SocketAddr,
+    /// Who may come in over TCP, and with what.
+    #[command(flatten)]
+    pub access: super::access::AccessConfig,
     /// The Docker engine.
     #[arg(long, env = "BATON_DOCKER", default_value = "unix:///var/run/docker.sock")]
     pub docker: String,

@@ -10,7 +10,7 @@ use crate::replica::ReplicaClient;
 use crate::spec::Spec;
 use crate::status::ServiceStatus;
 use baton_replicator::types::{GroupName, VolumeName};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,12 @@ pub struct Plan {
     pub filesystems: BTreeMap<VolumeName, String>,
     /// Its addresses.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// Hash of each service's definition, as on the label of a container made from it.
+    pub definitions: BTreeMap<String, String>,
+    /// Services whose definition changed while this agent runs: tells for containers made before there was a label.
+    pub changed: BTreeSet<String>,
+    /// Services that are gone from the specification and may still have a container.
+    pub leaving: BTreeMap<String, ServiceSpec>,
 }
 
 impl Plan {
@@ -43,9 +49,13 @@ impl Plan {
         let owner = engine.owner();
         let service =
             |(name, s): (&String, _)| (name.clone(), translate::service(config, owner, group, name, s));
+        let services: BTreeMap<String, ServiceSpec> = g.services.iter().map(service).collect();
         Some(Self {
             group: group.clone(),
-            services: g.services.iter().map(service).collect(),
+            definitions: services.iter().map(|(n, s)| (n.clone(), s.definition())).collect(),
+            changed: BTreeSet::new(),
+            leaving: BTreeMap::new(),
+            services,
             grace: g.services.iter().map(|(n, s)| (n.clone(), s.stop_grace_period)).collect(),
             docker_volumes: g
                 .volumes
@@ -55,6 +65,25 @@ impl Plan {
             filesystems: g.volumes.iter().map(|(n, v)| (n.clone(), v.filesystem.clone())).collect(),
             addresses: g.addresses.iter().map(|a| (a.address, a.prefix)).collect(),
         })
+    }
+
+    /// The plan of a changed specification, with what `before` had and it has not any more.
+    #[must_use]
+    pub fn after(mut self, before: &Self) -> Self {
+        let all = before.leaving.iter().chain(&before.services);
+        let gone = all.filter(|(name, _)| !self.services.contains_key(*name));
+        self.leaving = gone.map(|(name, service)| (name.clone(), service.clone())).collect();
+        let differs = |name: &&String| before.definitions.get(*name) != self.definitions.get(*name);
+        self.changed = before.definitions.keys().filter(differs).chain(&before.changed).cloned().collect();
+        for name in self.leaving.keys() {
+            self.grace.insert(name.clone(), grace(before, name));
+        }
+        self
+    }
+
+    /// All containers of the group on this node, by container name.
+    pub fn containers(&self) -> impl Iterator<Item = (String, ServiceSpec)> + '_ {
+        self.services.values().chain(self.leaving.values()).map(|s| (s.container.clone(), s.clone()))
     }
 }
 
@@ -89,6 +118,8 @@ impl Executor {
             Step::Prepare => self.prepare(plan).await,
             Step::Start(name) => self.start(plan, name).await,
             Step::Restart(name) => {
+                // What replaces it must be there before it is stopped.
+                self.fetch(plan, service(plan, name)?).await?;
                 let container = &service(plan, name)?.container;
                 self.engine.stop(container, grace(plan, name)).await.map_err(|e| chain(&e))?;
                 self.start(plan, name).await
@@ -106,15 +137,15 @@ impl Executor {
             Step::Unpause(name) => {
                 self.engine.unpause(&service(plan, name)?.container).await.map_err(|e| chain(&e))
             }
+            Step::Discard(name) => {
+                self.engine.remove(&service(plan, name)?.container).await.map_err(|e| chain(&e))
+            }
         }
     }
 
     async fn prepare(&self, plan: &Plan) -> Result<(), String> {
         for service in plan.services.values() {
-            if !self.engine.image_present(&service.image).await.map_err(|e| chain(&e))? {
-                tracing::info!(group = %plan.group, image = %service.image, "pulling the image");
-                self.engine.pull(&service.image, PULL_LIMIT).await.map_err(|e| chain(&e))?;
-            }
+            self.fetch(plan, service).await?;
         }
         self.ensure_volumes(plan).await?;
         for service in plan.services.values() {
@@ -123,9 +154,23 @@ impl Executor {
         Ok(())
     }
 
+    async fn fetch(&self, plan: &Plan, service: &ServiceSpec) -> Result<(), String> {
+        if !self.engine.image_present(&service.image).await.map_err(|e| chain(&e))? {
+            tracing::info!(group = %plan.group, image = %service.image, "pulling the image");
+            self.engine.pull(&service.image, PULL_LIMIT).await.map_err(|e| chain(&e))?;
+        }
+        Ok(())
+    }
+
     async fn ensure_volumes(&self, plan: &Plan) -> Result<(), String> {
         for volume in &plan.docker_volumes {
-            self.engine.ensure_volume(volume).await.map_err(|e| chain(&e))?;
+            match self.engine.ensure_volume(volume).await {
+                // Other mount options, while it is mounted: used when the group starts the next time.
+                Err(error @ DockerError::VolumeInUse { .. }) => {
+                    tracing::info!(group = %plan.group, error = %chain(&error), "keeps its mount for now");
+                }
+                other => other.map_err(|e| chain(&e))?,
+            }
         }
         Ok(())
     }
@@ -156,7 +201,7 @@ impl Executor {
     pub async fn observe(&self, plan: &Plan) -> Option<(BTreeMap<String, Container>, Vec<ServiceStatus>)> {
         let mut containers = BTreeMap::new();
         let mut services = Vec::new();
-        for (name, spec) in &plan.services {
+        for (name, spec) in plan.services.iter().chain(&plan.leaving) {
             let found = self.engine.inspect(&spec.container).await;
             let state = match (found.liveness, found.paused) {
                 (Liveness::Unknown, _) => return None,
@@ -172,7 +217,13 @@ impl Executor {
                 Some(docker::Health::Healthy) => Health::Healthy,
                 Some(docker::Health::Unhealthy) => Health::Unhealthy,
             };
-            containers.insert(name.clone(), Container { state, health });
+            let wanted = plan.definitions.get(name);
+            let outdated = match (&found.definition, wanted) {
+                (Some(found), Some(wanted)) => found != wanted,
+                (None, Some(_)) => !found.missing() && plan.changed.contains(name),
+                (_, None) => false,
+            };
+            containers.insert(name.clone(), Container { state, health, outdated });
             services.push(ServiceStatus {
                 name: name.clone(),
                 container: spec.container.clone(),
@@ -206,7 +257,10 @@ impl Executor {
 }
 
 fn service<'a>(plan: &'a Plan, name: &str) -> Result<&'a ServiceSpec, String> {
-    plan.services.get(name).ok_or_else(|| format!("service {name} is not in the specification"))
+    plan.services
+        .get(name)
+        .or_else(|| plan.leaving.get(name))
+        .ok_or_else(|| format!("service {name} is not in the specification"))
 }
 
 fn grace(plan: &Plan, name: &str) -> Duration {

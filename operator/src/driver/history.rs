@@ -43,6 +43,7 @@ impl History {
             Severity::Warning => tracing::warn!(group = name, "{message}"),
             Severity::Critical => tracing::error!(group = name, "{message}"),
         }
+        crate::metrics::live().event(word);
         let event = Event {
             n: 0,
             at: rfc3339(SystemTime::now()),

@@ -4,12 +4,18 @@
 //! bound. Then one loop (`owner`) owns the cores. A stop is an orderly restart: longer promises are asked for,
 //! addresses are left standing for their length, and the next agent resumes in place.
 
+mod access;
+mod apply;
 mod checks;
 mod commands;
 mod config;
+mod consequences;
 mod exec;
-mod history;
+pub(crate) mod history;
+mod maintenance;
 mod owner;
+mod reload;
+mod replicator;
 mod snapshot;
 mod start;
 mod state_dir;
@@ -17,6 +23,8 @@ mod summary;
 mod takeover;
 mod translate;
 mod unit;
+mod verify;
 
 pub use config::Config;
+pub use history::rfc3339;
 pub use start::{StartError, run};

@@ -7,6 +7,8 @@
 use super::config::Config;
 use super::exec::{Executor, chain};
 use super::history::{History, rfc3339};
+use super::reload::{Found, Reload};
+use super::replicator::Replicator;
 use super::snapshot::{self, Input};
 use super::state_dir::StateDir;
 use super::summary::{GroupSummary, NodeSummary, ServiceBrief};
@@ -15,15 +17,17 @@ use super::translate;
 use super::unit::Unit;
 use crate::core::group::{Action, EtcdFacts, Event, Facts, Severity, State};
 use crate::core::promises::{HeartbeatCore, PeerFacts};
+use crate::core::record::NodeKeys;
 use crate::core::runtime::{Container, RunEvent, Step};
 use crate::core::timing::Timers;
 use crate::docker::Wake;
-use crate::etcd::{Etcd, LeaseEvent, Watch};
-use crate::heartbeat::{LinkCounters, SharedCore, clock};
+use crate::etcd::{Etcd, LeaseEvent, LeaseTask, Watch};
+use crate::heartbeat::{HeartbeatThread, SharedCore, clock};
+use crate::notify::{self, Notifier};
 use crate::replica::Followed;
 use crate::spec::Spec;
-use crate::status::{ClusterStatus, EtcdStatus, NodeMode, ServiceStatus};
-use baton_replicator::api::{Status, VolumeStatus};
+use crate::status::{ClusterStatus, EtcdStatus, ServiceStatus};
+use baton_replicator::api::{Handshakes, Status, VolumeConfig, VolumeStatus};
 use baton_replicator::types::{GroupName, Instant, NodeName, VolumeName};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,20 +63,27 @@ pub(super) enum Back {
     /// A volume was set; with its status at that moment.
     VolumeSet(GroupName, VolumeName, Result<Box<VolumeStatus>, String>),
     /// A volume was configured, or not.
-    Configured(VolumeName, Result<(), String>),
+    Configured(Box<VolumeConfig>, Result<(), String>),
     /// A check of a group failed too often.
     CheckFailed(GroupName, String),
     /// The keeper says something about an address.
     Address(GroupName, Severity, String),
+    /// The specification in etcd was looked at.
+    Spec(Found),
 }
 
 /// What the owner is made of.
 pub(super) struct Owner {
     pub(super) config: Config,
+    /// As it was applied.
     pub(super) spec: Arc<Spec>,
+    /// The same with the nodes and groups that are on their way out.
+    pub(super) shown: Arc<Spec>,
+    pub(super) reload: Reload,
     pub(super) timers: Timers,
     pub(super) beats: SharedCore,
-    pub(super) link: Arc<LinkCounters>,
+    pub(super) thread: HeartbeatThread,
+    pub(super) lease_task: LeaseTask,
     pub(super) etcd: Etcd,
     pub(super) executor: Executor,
     pub(super) state_dir: StateDir,
@@ -81,14 +92,23 @@ pub(super) struct Owner {
     pub(super) back: mpsc::Sender<Back>,
     pub(super) status: watch::Sender<ClusterStatus>,
     pub(super) alive: Arc<AtomicU64>,
-    pub(super) modes: BTreeMap<NodeName, NodeMode>,
+    pub(super) node_keys: BTreeMap<NodeName, NodeKeys>,
     pub(super) revision: i64,
     pub(super) volumes: Option<Vec<VolumeStatus>>,
+    pub(super) replicator: Replicator,
+    /// How the replicator's connections to its peers began; stays while it does not answer.
+    pub(super) handshakes: Handshakes,
     pub(super) configuring: BTreeSet<VolumeName>,
     pub(super) configure_at: BTreeMap<VolumeName, Instant>,
     pub(super) configure_errors: BTreeMap<VolumeName, String>,
+    /// What the replicator was told last and took.
+    pub(super) configured: BTreeMap<VolumeName, VolumeConfig>,
     pub(super) lease: Lease,
     pub(super) published: Instant,
+    pub(super) verifies: watch::Receiver<super::verify::Shown>,
+    pub(super) availability: crate::series::availability::Book,
+    pub(super) security: watch::Receiver<crate::security::watch::Health>,
+    pub(super) notifier: Notifier,
 }
 
 /// Ends of the channels that the loop waits for.
@@ -128,7 +148,7 @@ impl Lease {
     }
 }
 
-enum Work {
+pub(super) enum Work {
     Core(GroupName, Event),
     Run(GroupName, RunEvent),
 }
@@ -155,7 +175,10 @@ impl Owner {
                     self.replicas(status.as_deref()).await;
                 }
                 Some(wake) = ears.engine.recv() => self.engine_woke(&wake),
-                () = ears.etcd.changed() => self.all(|| Event::Changed).await,
+                () = ears.etcd.changed() => {
+                    self.all(|| Event::Changed).await;
+                    self.look_at_spec();
+                }
                 Some(event) = ears.lease.recv() => self.lease.on(event),
             }
             if let Some(deadline) = leaving {
@@ -186,7 +209,7 @@ impl Owner {
         );
     }
 
-    fn beats(&self) -> MutexGuard<'_, HeartbeatCore> {
+    pub(super) fn beats(&self) -> MutexGuard<'_, HeartbeatCore> {
         // A panic aborts the process, so a poisoned mutex cannot be met.
         self.beats.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -208,6 +231,7 @@ impl Owner {
         }
         self.configure_volumes(now);
         if now.since(self.published) >= PUBLISH {
+            self.let_go(now);
             self.publish(&peers, now);
         }
     }
@@ -231,10 +255,10 @@ impl Owner {
         match back {
             Back::Group(group, event) => {
                 if let Event::Record(_, Some(record)) = &event {
-                    self.modes = record.nodes.iter().map(|(n, keys)| (n.clone(), keys.mode)).collect();
+                    self.node_keys.clone_from(&record.nodes);
                     self.revision = self.revision.max(record.revision);
                     if let Some(unit) = self.units.get_mut(&group) {
-                        unit.note_record(record);
+                        unit.note_record(record, clock::now());
                     }
                 }
                 self.work([Work::Core(group, event)]).await;
@@ -245,14 +269,20 @@ impl Owner {
                 }
                 if let Some(unit) = self.units.get_mut(&group) {
                     unit.observe_again = true;
+                    unit.stepped = clock::now();
                 }
                 self.work([Work::Run(group, RunEvent::Done(step, result))]).await;
             }
             Back::Observed(group, found) => {
                 let Some(unit) = self.units.get_mut(&group) else { return };
                 unit.observing = false;
+                // Looked at while a step changed something: it may show what was before.
+                if unit.observed < unit.stepped {
+                    return;
+                }
                 let containers = found.map(|(containers, services)| {
                     unit.services = services;
+                    unit.seen = Some(clock::now());
                     containers
                 });
                 self.work([Work::Run(group, RunEvent::Containers(containers))]).await;
@@ -267,11 +297,13 @@ impl Owner {
                 work.push(Work::Core(group, Event::VolumeSet(volume, result.map(drop))));
                 self.work(work).await;
             }
-            Back::Configured(volume, result) => {
+            Back::Configured(config, result) => {
+                let volume = config.volume.clone();
                 self.configuring.remove(&volume);
                 match result {
                     Ok(()) => {
                         self.configure_errors.remove(&volume);
+                        self.configured.insert(volume, *config);
                     }
                     Err(error) => {
                         if self.configure_errors.insert(volume.clone(), error.clone()).as_ref()
@@ -286,11 +318,24 @@ impl Owner {
             Back::CheckFailed(group, what) => {
                 self.work([Work::Run(group, RunEvent::CheckFailed(what))]).await
             }
+            Back::Spec(found) => self.spec_found(found).await,
             Back::Address(group, severity, message) => self.history.record(Some(&group), severity, &message),
         }
     }
 
     async fn replicas(&mut self, status: Option<&Status>) {
+        if let Some(status) = status {
+            self.handshakes.clone_from(&status.handshakes);
+        }
+        let now = clock::now();
+        if let Some(died) = self.replicator.look(status.map(|s| s.worker_restarts), now) {
+            crate::metrics::live().replicator_restarts(died.times);
+            self.history.record(None, Severity::Warning, &died.sentence());
+        }
+        if status.is_none() || self.replicator.is_new() {
+            // It knows nothing any more and is told at once, however lately that was.
+            self.configure_at.clear();
+        }
         self.volumes = status.map(|s| s.volumes.clone());
         let work = self.replica_work();
         self.work(work).await;
@@ -309,29 +354,31 @@ impl Owner {
         self.units.keys().flat_map(each).collect()
     }
 
-    /// Volumes of the specification that the replicator does not have yet (it was restarted, or is new).
+    /// Volumes of the specification that the replicator does not have yet (it was restarted, or is new), or has with
+    /// another configuration.
     fn configure_volumes(&mut self, now: Instant) {
         let Some(known) = &self.volumes else { return };
         let attached = |name: &VolumeName| known.iter().any(|v| v.volume == *name && v.boot.0 != 0);
-        let missing: Vec<(GroupName, VolumeName)> = self
-            .spec
+        let wanted: Vec<VolumeConfig> = self
+            .shown
             .groups
             .iter()
-            .flat_map(|(g, group)| group.volumes.keys().map(move |v| (g.clone(), v.clone())))
-            .filter(|(_, v)| !attached(v) && !self.configuring.contains(v))
-            .filter(|(_, v)| self.configure_at.get(v).is_none_or(|at| now >= *at))
+            .filter(|(g, _)| self.units.contains_key(*g))
+            .flat_map(|(g, group)| group.volumes.keys().map(move |v| (g, v)))
+            .filter(|(_, v)| !self.configuring.contains(*v))
+            .filter(|(_, v)| self.configure_at.get(*v).is_none_or(|at| now >= *at))
+            .filter_map(|(g, v)| translate::volume_config(&self.shown, &self.config, g, v))
+            .filter(|config| !attached(&config.volume) || self.configured.get(&config.volume) != Some(config))
             .collect();
-        for (group, volume) in missing {
-            let Some(config) = translate::volume_config(&self.spec, &self.config, &group, &volume) else {
-                continue;
-            };
+        for config in wanted {
+            let volume = config.volume.clone();
             self.configuring.insert(volume.clone());
             // A success shows in the status; should it not, ask again later.
-            self.configure_at.insert(volume.clone(), now.plus(CONFIGURE_RETRY));
+            self.configure_at.insert(volume, now.plus(CONFIGURE_RETRY));
             let (replica, back) = (self.executor.replica.clone(), self.back.clone());
             tokio::spawn(async move {
                 let result = replica.configure(&config).await.map_err(|e| chain(&e));
-                let _ = back.send(Back::Configured(volume, result)).await;
+                let _ = back.send(Back::Configured(Box::new(config), result)).await;
             });
         }
     }
@@ -340,7 +387,7 @@ impl Owner {
         for unit in self.units.values_mut() {
             let concerned = match wake {
                 Wake::Everything => true,
-                Wake::Container { name, .. } => unit.plan.services.values().any(|s| s.container == *name),
+                Wake::Container { name, .. } => unit.plan.containers().any(|(c, _)| c == *name),
             };
             unit.observe_again |= concerned;
         }
@@ -360,7 +407,7 @@ impl Owner {
     }
 
     /// Feeds the cores until nothing more follows from it.
-    async fn work(&mut self, work: impl IntoIterator<Item = Work>) {
+    pub(super) async fn work(&mut self, work: impl IntoIterator<Item = Work>) {
         let mut queue: VecDeque<Work> = work.into_iter().collect();
         while let Some(work) = queue.pop_front() {
             match work {
@@ -473,7 +520,9 @@ impl Owner {
                         let _ = back.send(Back::Group(name, Event::Txn(txn.id, outcome))).await;
                     }));
                 }
-                Action::SetVolume(volume, desired) => {
+                Action::SetVolume(volume, mut desired) => {
+                    // One that arrives after a later one, having been given up here, is refused there.
+                    desired.order = clock::now().0;
                     let replica = self.executor.replica.clone();
                     drop(tokio::spawn(async move {
                         let result =
@@ -490,11 +539,11 @@ impl Owner {
     }
 
     fn refused(&self) -> BTreeMap<NodeName, u64> {
-        let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let link = &self.thread.counters;
         let mut all: BTreeMap<NodeName, u64> =
-            self.link.refused_from.iter().map(|(name, n)| (name.clone(), load(n))).collect();
+            link.refused_from.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let known: u64 = all.values().sum();
-        all.insert(self.config.node.clone(), load(&self.link.refused).saturating_sub(known));
+        all.insert(self.config.node.clone(), link.refused.load(Ordering::Relaxed).saturating_sub(known));
         all
     }
 
@@ -513,6 +562,7 @@ impl Owner {
                 self.config.node
             ));
         }
+        advice.extend(self.spec_advice(now));
         let etcd = EtcdStatus {
             reachable: self.lease.reachable,
             endpoints: self.config.etcd.clone(),
@@ -521,10 +571,16 @@ impl Owner {
                 .then(|| i64::try_from(self.lease.granted.as_secs()).unwrap_or(i64::MAX)),
             revision: self.revision,
             error: self.lease.error.clone(),
+            age_ms: self.etcd.answered().map(|at| snapshot::millis(now.since(at))),
         };
         let incarnation = self.beats().incarnation();
-        let snapshot = snapshot::build(&Input {
-            spec: &self.spec,
+        let security = self.security.borrow().clone();
+        advice.extend(security.advice);
+        let notifications = self.notifier.board();
+        advice.extend(notify::advice(&notifications, SystemTime::now()));
+        let mut snapshot = snapshot::build(&Input {
+            spec: &self.shown,
+            spec_version: self.reload.version,
             me: &self.config.node,
             now,
             at: rfc3339(SystemTime::now()),
@@ -532,12 +588,25 @@ impl Owner {
             etcd,
             peers,
             refused: &self.refused(),
-            modes: &self.modes,
+            node_keys: &self.node_keys,
             groups: &groups,
             volumes: self.volumes.as_deref(),
+            volumes_at: self.executor.replica.answered(),
             advice,
         });
-        self.beats().set_summary(summary(&snapshot, &self.config.node).encode());
+        super::verify::put_into(&mut snapshot, &self.verifies.borrow());
+        self.availability.observe(&mut snapshot, now);
+        snapshot.certificates = security.certificates;
+        snapshot.handshakes = self.handshakes.clone();
+        snapshot.notifications = notifications;
+        let mut mine = summary(&snapshot, &self.config.node);
+        mine.more.spec_version = self.reload.version;
+        self.beats().set_summary(mine.encode());
+        crate::metrics::live().observe(&snapshot);
+        crate::metrics::live().timers(&self.timers);
+        if let Some(link) = self.executor.keeper.own_link() {
+            crate::metrics::live().link(&link.interface, link.carrier);
+        }
         self.status.send_replace(snapshot);
     }
 }
@@ -565,7 +634,11 @@ fn summary(status: &ClusterStatus, me: &NodeName) -> NodeSummary {
                 .collect(),
         })
     };
-    NodeSummary { version: status.version.clone(), groups: status.groups.iter().filter_map(mine).collect() }
+    NodeSummary {
+        version: status.version.clone(),
+        groups: status.groups.iter().filter_map(mine).collect(),
+        ..NodeSummary::default()
+    }
 }
 
 fn steps(steps: &[crate::status::TakeoverStep]) -> String {

@@ -1,14 +1,16 @@
 //! Builds the status snapshot from what the driver holds. A pure function of its inputs.
 
+use super::maintenance;
 use super::summary::{GroupSummary, NodeSummary, ServiceBrief};
 use crate::core::group::GroupView;
 use crate::core::promises::PeerFacts;
+use crate::core::record::NodeKeys;
 use crate::spec::Spec;
 use crate::status::{
-    ClusterStatus, EtcdStatus, GroupNode, GroupState, GroupStatus, Health, NodeMode, NodeStatus,
-    ServiceStatus, Takeover,
+    ClusterStatus, EtcdStatus, Freshness, GroupNode, GroupState, GroupStatus, Health, ModeNote, NodeStatus,
+    ServiceStatus, Takeover, unix_seconds,
 };
-use baton_replicator::api::VolumeStatus;
+use baton_replicator::api::{Handshakes, VolumeStatus};
 use baton_replicator::types::{ConnectionState, DiskState, Epoch, GroupName, Instant, NodeName};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,6 +24,12 @@ pub struct GroupInput {
     pub services: Vec<ServiceStatus>,
     /// The newest change of leadership carried out here.
     pub takeover: Option<Takeover>,
+    /// When its containers on this node were seen last.
+    pub seen: Option<Instant>,
+    /// When its record was read last.
+    pub read: Option<Instant>,
+    /// The change of leadership under way here.
+    pub under_way: Option<Takeover>,
 }
 
 /// Everything the snapshot is made of.
@@ -43,12 +51,16 @@ pub struct Input<'a> {
     /// Datagrams refused by the transport, by the node whose address they came from; under this node those from
     /// elsewhere.
     pub refused: &'a BTreeMap<NodeName, u64>,
-    /// Modes of nodes.
-    pub modes: &'a BTreeMap<NodeName, NodeMode>,
+    /// Version of the specification in force; 0 if it does not come from etcd.
+    pub spec_version: i64,
+    /// Modes of nodes, with what was said about them.
+    pub node_keys: &'a BTreeMap<NodeName, NodeKeys>,
     /// Groups.
     pub groups: &'a BTreeMap<GroupName, GroupInput>,
     /// Volumes here; none if the replicator does not answer.
     pub volumes: Option<&'a [VolumeStatus]>,
+    /// When the replicator here answered last.
+    pub volumes_at: Option<Instant>,
     /// Things that need a person, beyond the groups' own advice.
     pub advice: Vec<String>,
 }
@@ -58,7 +70,7 @@ pub struct Input<'a> {
 pub fn build(input: &Input<'_>) -> ClusterStatus {
     let summaries: BTreeMap<&NodeName, NodeSummary> =
         input.peers.iter().filter_map(|(n, p)| Some((n, NodeSummary::decode(&p.summary)?))).collect();
-    let nodes = input.spec.nodes.keys().map(|name| node(input, &summaries, name)).collect();
+    let nodes: Vec<NodeStatus> = input.spec.nodes.keys().map(|name| node(input, &summaries, name)).collect();
     let groups: Vec<GroupStatus> = input
         .spec
         .groups
@@ -67,6 +79,7 @@ pub fn build(input: &Input<'_>) -> ClusterStatus {
         .collect();
     let mut advice: Vec<String> = input.groups.values().filter_map(|g| g.view.advice.clone()).collect();
     advice.extend(input.advice.iter().cloned());
+    advice.extend(nodes.iter().filter_map(maintenance::advice));
     if input.volumes.is_none() && input.spec.groups.values().any(|g| !g.volumes.is_empty()) {
         advice.push(format!("the replicator on {} does not answer: look at its log and start it", input.me));
     }
@@ -85,6 +98,11 @@ pub fn build(input: &Input<'_>) -> ClusterStatus {
         etcd: input.etcd.clone(),
         nodes,
         groups,
+        certificates: Vec::new(),
+        replicator_reachable: input.volumes.is_some()
+            || input.spec.groups.values().all(|g| g.volumes.is_empty()),
+        handshakes: Handshakes::default(),
+        notifications: Vec::new(),
     }
 }
 
@@ -103,13 +121,15 @@ fn health(groups: &[GroupStatus]) -> Health {
 fn node(input: &Input<'_>, summaries: &BTreeMap<&NodeName, NodeSummary>, name: &NodeName) -> NodeStatus {
     let mine = name == input.me;
     let peer = input.peers.get(name);
+    let keys = input.node_keys.get(name);
     let age = peer.and_then(|p| p.heard).map(|heard| input.now.since(heard));
     let warntime = input.spec.heartbeat.warntime;
     NodeStatus {
         name: name.clone(),
         alive: mine || age.is_some_and(|a| a < warntime),
         age_ms: if mine { Some(0) } else { age.map(millis) },
-        mode: input.modes.get(name).copied().unwrap_or_default(),
+        mode: keys.map(|k| k.mode).unwrap_or_default(),
+        mode_note: keys.and_then(|k| k.note.as_ref()).map(|note| ModeNote::of(note, seconds_of(&input.at))),
         address: input.spec.nodes[name].address.to_string(),
         version: if mine {
             Some(env!("CARGO_PKG_VERSION").into())
@@ -122,7 +142,23 @@ fn node(input: &Input<'_>, summaries: &BTreeMap<&NodeName, NodeSummary>, name: &
         longest_gap_ms: peer.map_or(0, |p| millis(p.longest_gap.max(age.unwrap_or_default()))),
         late_heartbeats: peer.map_or(0, |p| p.late),
         refused_datagrams: input.refused.get(name).copied().unwrap_or(0),
+        spec_version: if mine {
+            Some(input.spec_version)
+        } else {
+            summaries.get(name).map(|s| s.more.spec_version)
+        }
+        .filter(|v| *v != 0),
+        etcd: if mine {
+            Some(input.etcd.reachable)
+        } else {
+            peer.filter(|p| p.heard.is_some()).map(|p| p.etcd)
+        },
     }
+}
+
+/// 0 if it cannot be read: nothing is over then.
+fn seconds_of(at: &str) -> u64 {
+    humantime::parse_rfc3339(at).map_or(0, unix_seconds)
 }
 
 fn group(
@@ -153,6 +189,7 @@ fn group(
     };
     let mut in_sync: Vec<NodeName> = view.members.iter().map(|m| m.node.clone()).collect();
     in_sync.sort();
+    let fresh = freshness(input, own, of_leader);
     let services = if leads_here || view.leader.is_none() {
         own.services.clone()
     } else {
@@ -173,6 +210,25 @@ fn group(
         volumes,
         services,
         last_takeover: own.takeover.clone(),
+        fresh,
+        under_way: own.under_way.clone(),
+        availability: crate::status::Availability::default(),
+    }
+}
+
+fn freshness(input: &Input<'_>, own: &GroupInput, leader: Option<&GroupNode>) -> Freshness {
+    let since = |at: Option<Instant>| at.map(|at| millis(input.now.since(at)));
+    let (services_from, services_ms) = match leader {
+        Some(leader) if leader.node != *input.me => (&leader.node, leader.age_ms),
+        Some(_) | None => (input.me, since(own.seen)),
+    };
+    Freshness {
+        record_ms: since(own.read),
+        // While the replicator does not answer nothing is said about volumes.
+        volumes_from: input.volumes.is_some().then(|| input.me.clone()),
+        volumes_ms: since(input.volumes_at).filter(|_| input.volumes.is_some()),
+        services_from: services_ms.is_some().then(|| services_from.clone()),
+        services_ms,
     }
 }
 
@@ -296,6 +352,6 @@ fn percent(p: baton_replicator::api::ResyncProgress) -> f64 {
     if p.total_bytes == 0 { 100.0 } else { 100.0 * p.done_bytes as f64 / p.total_bytes as f64 }
 }
 
-fn millis(d: Duration) -> u64 {
+pub(super) fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,11 +1,12 @@
 //! The start-up script of the agent.
 
-use super::checks;
+use super::access;
 use super::commands::DriverCommands;
 use super::config::Config;
 use super::exec::{Executor, Plan, chain};
 use super::history::History;
 use super::owner::{Back, Ears, Lease, Owner, QUEUE};
+use super::reload::{self, Reload};
 use super::snapshot::{self, Input};
 use super::state_dir::{StateDir, StateError};
 use super::unit::Unit;
@@ -16,15 +17,20 @@ use crate::core::record::{Durable, LongPromise, Outcome};
 use crate::core::rules::Rules;
 use crate::core::timing::BadTimers;
 use crate::docker::{DockerError, Engine, Owner as Ownership};
-use crate::etcd::{Alive, Etcd, EtcdError};
+use crate::etcd::{Alive, Etcd, EtcdError, SpecEntry};
 use crate::heartbeat::wire::Sealer;
-use crate::heartbeat::{self, HeartbeatConfig, HeartbeatThread, ServeUntilSender, clock};
+use crate::heartbeat::{self, HeartbeatThread, ServeUntilSender, clock};
 use crate::net::{AddressKeeper, KeeperEvent, NetError, RemovalReason};
+use crate::notify::{self, Notifier};
 use crate::replica::{ReplicaClient, follow};
+use crate::security::Security;
+use crate::security::files::FileError;
+use crate::security::tls::TlsError;
+use crate::security::tokens::Tokens;
 use crate::spec::{Spec, SpecErrors};
 use crate::status::{EtcdStatus, Event as HistoryEvent};
 use baton_replicator::transport::{Secret, SecretError};
-use baton_replicator::types::{GroupName, Instant, NodeName};
+use baton_replicator::types::{GroupName, Instant};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
@@ -53,14 +59,6 @@ pub enum StartError {
         /// What etcd said.
         etcd: String,
     },
-    /// This node is not in it.
-    #[error("node {node} is not in the cluster specification; its nodes are {nodes}")]
-    UnknownNode {
-        /// This node.
-        node: NodeName,
-        /// Those in the specification.
-        nodes: String,
-    },
     /// The timers.
     #[error("heartbeat: {0}")]
     Timers(#[from] BadTimers),
@@ -73,6 +71,12 @@ pub enum StartError {
     /// The engine's socket.
     #[error(transparent)]
     Docker(#[from] DockerError),
+    /// The API's certificates.
+    #[error("the API's TLS: {0}")]
+    Tls(#[from] TlsError),
+    /// The copy of the tokens.
+    #[error(transparent)]
+    Tokens(#[from] FileError),
     /// Addresses.
     #[error("cannot manage addresses")]
     Net(#[from] NetError),
@@ -107,14 +111,18 @@ pub async fn run(
         (None, Some(name)) => name.clone(),
         (None, None) => return Err(StartError::NoSpec { etcd: "--cluster is needed to ask it".into() }),
     };
-    let etcd = Etcd::new(&config.etcd, &cluster, config.node.clone(), Duration::from_secs(1)).await?;
+    let etcd_tls = config.access.etcd_tls(&config.etcd, config.node.as_str());
+    let etcd_stamp = etcd_tls.as_ref().map(|files| files.stamp());
+    let etcd =
+        Etcd::with_tls(&config.etcd, &cluster, config.node.clone(), Duration::from_secs(1), etcd_tls.clone())
+            .await?;
     let state_dir = StateDir::open(&config.state_dir)?;
-    let spec = Arc::new(choose_spec(&config, &etcd, from_file).await?);
+    let (spec, version) = choose_spec(&config, &etcd, from_file).await?;
+    let spec = Arc::new(spec);
     let timers = spec.heartbeat.core().check()?;
-    let node = spec.nodes.get(&config.node).ok_or_else(|| StartError::UnknownNode {
-        node: config.node.clone(),
-        nodes: spec.nodes.keys().map(NodeName::as_str).collect::<Vec<_>>().join(", "),
-    })?;
+    // A node that the specification does not name stays up and waits for one that does.
+    let node = spec.nodes.get(&config.node);
+    let own_address = node.map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |n| n.address);
 
     let ownership = Ownership { cluster: spec.cluster.clone(), node: config.node.to_string() };
     let engine = Engine::connect(&config.docker, ownership, config.service_network.clone())?;
@@ -125,24 +133,27 @@ pub async fn run(
     let (history, entries) = History::new(config.node.clone());
     let (back, back_ear) = mpsc::channel::<Back>(QUEUE);
     let on_address = address_events(back.clone(), history.clone());
-    let keeper = Arc::new(AddressKeeper::start(node.address, timers.fencetime, clock::now, on_address)?);
+    let keeper = Arc::new(AddressKeeper::start(own_address, timers.fencetime, clock::now, on_address)?);
 
     let now = clock::now();
     let mut units = BTreeMap::new();
     let mut promised = Vec::new();
     let mut all_services = BTreeMap::new();
-    for name in spec.groups.keys() {
+    for name in spec.groups.keys().filter(|_| node.is_some()) {
         let durable = state_dir.load(name)?;
         promised.push((name.clone(), bound_until(&durable, now)));
         let Some(plan) = Plan::of(&spec, &config, &engine, name) else { continue };
-        all_services.extend(plan.services.values().map(|s| (s.container.clone(), s.clone())));
+        all_services.extend(plan.containers());
         if let Some(unit) = Unit::new(&spec, &config.node, name, plan, timers, durable, now) {
             units.insert(name.clone(), unit);
         }
     }
     let replica = ReplicaClient::new(config.run_dir.join("replicator.sock"));
     let executor = Executor { engine: engine.clone(), replica: replica.clone(), keeper: Arc::clone(&keeper) };
-    executor.remove_strays(&all_services).await;
+    // A specification that does not come from etcd may be an old one: what it does not know may be right.
+    if version != 0 {
+        executor.remove_strays(&all_services).await;
+    }
 
     let core = HeartbeatCore::new(
         config.node.clone(),
@@ -160,23 +171,10 @@ pub async fn run(
         what: "a datagram socket".into(),
         source,
     })?;
-    let links = HeartbeatConfig {
-        node: config.node.clone(),
-        links: node.heartbeat.clone(),
-        peers: spec
-            .nodes
-            .iter()
-            .filter(|(name, _)| **name != config.node)
-            .map(|(name, n)| (name.clone(), n.heartbeat.clone()))
-            .collect(),
-        port: config.heartbeat_port,
-        keepalive: timers.keepalive,
-    };
-    let listener = tokio::net::TcpListener::bind(config.api).await.map_err(|source| StartError::Sys {
-        doing: "listen on",
-        what: config.api.to_string(),
-        source,
-    })?;
+    let links = reload::links(&spec, &config, timers.keepalive);
+    let tokens = Arc::new(Tokens::open(&config.state_dir.join("agent").join("tokens.json"))?);
+    let door = access::open(&config.access, config.api, &config.run_dir, config.node.as_str(), &spec.cluster)
+        .await?;
     let keeping = Arc::clone(&keeper);
     let (thread, realtime) = HeartbeatThread::start(
         links,
@@ -197,14 +195,15 @@ pub async fn run(
     }
 
     let alive = Alive {
-        addresses: node.heartbeat.iter().map(ToString::to_string).collect(),
+        addresses: links_of(&spec, &config),
         version: env!("CARGO_PKG_VERSION").into(),
         incarnation: format!("{incarnation:016x}"),
     };
-    let (_lease_task, lease) = etcd.keep_lease(timers.ttl, alive);
+    let (lease_task, lease) = etcd.keep_lease(timers.ttl, alive);
     let (replicas, _follower) = follow(replica);
     let (status, status_ear) = watch::channel(snapshot::build(&Input {
         spec: &spec,
+        spec_version: version,
         me: &config.node,
         now,
         at: super::history::rfc3339(std::time::SystemTime::now()),
@@ -212,28 +211,69 @@ pub async fn run(
         etcd: EtcdStatus { endpoints: config.etcd.clone(), ..EtcdStatus::default() },
         peers: &BTreeMap::new(),
         refused: &BTreeMap::new(),
-        modes: &BTreeMap::new(),
+        node_keys: &BTreeMap::new(),
         groups: &units.iter().map(|(n, u): (&GroupName, &Unit)| (n.clone(), u.input())).collect(),
         volumes: None,
+        volumes_at: None,
         advice: Vec::new(),
     }));
     let ran = Arc::new(AtomicU64::new(now.0));
+    let (told, in_force) = watch::channel(Arc::clone(&spec));
+    let notifier = Notifier::start(notify::Parts {
+        me: config.node.clone(),
+        spec: in_force.clone(),
+        state_dir: config.state_dir.clone(),
+        etcd: etcd.clone(),
+        status: status_ear.clone(),
+        events: history.subscribe(),
+    });
     let commands = DriverCommands {
         me: config.node.clone(),
         back: back.clone(),
-        spec: Arc::clone(&spec),
+        in_force,
+        state_dir: config.state_dir.clone(),
         etcd: etcd.clone(),
         history: history.clone(),
         status: status_ear.clone(),
         alive: Arc::clone(&ran),
+        notifier: notifier.clone(),
     };
     tokio::spawn(write_history(etcd.clone(), entries));
-    for (name, group) in &spec.groups {
-        checks::start(name, group, &config.node, &engine, &status_ear, &back);
-    }
+    let verifier = super::verify::Verifier {
+        me: config.node.clone(),
+        in_force: commands.in_force.clone(),
+        etcd: etcd.clone(),
+        replica: executor.replica.clone(),
+        status: status_ear.clone(),
+        history: history.clone(),
+    };
+    let verifies = verifier.start();
+    super::maintenance::watch(etcd.clone(), status_ear.clone(), history.clone());
+    let stores = [config.state_dir.clone(), config.state_dir.join("volumes")];
+    tokio::spawn(crate::metrics::probe(etcd.clone(), stores.into()));
     let (stop_api, api_stopped) = watch::channel(false);
-    let api_state = ApiState::new(status_ear, Arc::new(commands));
-    let api = tokio::spawn(api::serve(listener, api_state, async move {
+    tokio::spawn(etcd.clone().follow_tokens(Arc::clone(&tokens)));
+    let recorder = |history: &History| {
+        let history = history.clone();
+        move |severity, line: &str| history.record(None, severity, line)
+    };
+    let mut security =
+        Security::new(&spec.cluster, tokens, Arc::new(etcd.clone()), Box::new(recorder(&history)));
+    security.open_metrics = config.access.metrics_open;
+    security.authentication = !config.access.api_insecure;
+    let certificates = crate::security::watch::Watch {
+        node: config.node.to_string(),
+        api: door.tls,
+        etcd: etcd_tls.zip(etcd_stamp).map(|(files, stamp)| (files, stamp, renew_etcd(etcd.clone()))),
+        look: crate::security::watch::LOOK,
+        advice: door.advice,
+        record: Box::new(recorder(&history)),
+    };
+    let api_state = ApiState::new(status_ear.clone(), Arc::new(commands))
+        .at_port(config.api.port())
+        .with_series(crate::series::Series::record(status_ear))
+        .with_security(Arc::new(security));
+    let api = tokio::spawn(api::serve(door.incoming, api_state, async move {
         let mut stopped = api_stopped;
         let _ = stopped.wait_for(|s| *s).await;
     }));
@@ -241,15 +281,18 @@ pub async fn run(
     tracing::info!(
         node = %config.node,
         cluster = %spec.cluster,
-        api = %config.api,
+        api = %door.tcp.map_or("Unix socket only".to_owned(), |at| at.to_string()),
         heartbeats = %format!("udp {}", config.heartbeat_port),
         "baton-agent {} runs",
         env!("CARGO_PKG_VERSION")
     );
     history.record(None, Severity::Info, &format!("agent {} started", env!("CARGO_PKG_VERSION")));
-    let owner = Owner {
-        link: Arc::clone(&thread.counters),
+    let mut owner = Owner {
+        thread,
+        lease_task,
+        reload: Reload::new(told, version),
         config,
+        shown: Arc::clone(&spec),
         spec,
         timers,
         beats,
@@ -261,20 +304,34 @@ pub async fn run(
         back,
         status,
         alive: ran,
-        modes: BTreeMap::new(),
+        node_keys: BTreeMap::new(),
         revision: 0,
         volumes: None,
+        replicator: Default::default(),
+        handshakes: Default::default(),
         configuring: Default::default(),
         configure_at: BTreeMap::new(),
         configure_errors: BTreeMap::new(),
+        configured: BTreeMap::new(),
         lease: Lease::default(),
         published: Instant::ZERO,
+        verifies,
+        availability: Default::default(),
+        security: certificates.start(),
+        notifier,
     };
+    owner.start_checks();
     owner.run(ears, shutdown).await;
     stop_api.send_replace(true);
-    drop(thread);
     let _ = tokio::time::timeout(Duration::from_millis(500), api).await;
     Ok(())
+}
+
+fn renew_etcd(etcd: Etcd) -> crate::security::watch::Renew {
+    Box::new(move || {
+        let etcd = etcd.clone();
+        Box::pin(async move { etcd.renew_all().await })
+    })
 }
 
 fn read_spec(path: &std::path::Path) -> Result<Spec, StartError> {
@@ -289,19 +346,23 @@ fn read_spec(path: &std::path::Path) -> Result<Spec, StartError> {
 
 /// etcd's specification if it can be read, else the last one read from there, else the file's. A cluster without one
 /// gets the file's.
-async fn choose_spec(config: &Config, etcd: &Etcd, from_file: Option<Spec>) -> Result<Spec, StartError> {
+async fn choose_spec(
+    config: &Config,
+    etcd: &Etcd,
+    from_file: Option<Spec>,
+) -> Result<(Spec, i64), StartError> {
     let kept: PathBuf = config.state_dir.join("agent").join("spec.yaml");
     let parse =
         |text: &str, name: String| Spec::parse(text, |_| None).map_err(|e| StartError::Spec(e.in_file(name)));
     let deadline = tokio::time::Instant::now() + SPEC_WAIT;
     let found = loop {
         match etcd.spec().await {
-            Ok(Some((text, _))) => break Ok(Some(text)),
+            Ok(Some(found)) => break Ok(Some(found)),
             Ok(None) => match &from_file {
                 None => break Ok(None),
                 // Another agent may be faster: then its text counts.
-                Some(spec) => match etcd.put_spec(&spec.text, 0).await {
-                    Outcome::Committed { .. } => break Ok(Some(spec.text.clone())),
+                Some(spec) => match etcd.put_spec(&first_entry(config, spec), 0).await {
+                    Outcome::Committed { revision } => break Ok(Some((spec.text.clone(), revision))),
                     Outcome::GuardFailed | Outcome::Unknown => {}
                 },
             },
@@ -311,14 +372,15 @@ async fn choose_spec(config: &Config, etcd: &Etcd, from_file: Option<Spec>) -> R
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     match found {
-        Ok(Some(text)) => {
+        Ok(Some((text, version))) => {
             let spec = parse(&text, "the specification in etcd".into())?;
-            if let Err(error) = std::fs::write(&kept, &text) {
-                tracing::warn!(%error, "cannot keep a copy of the specification for a start without etcd");
-            }
-            Ok(spec)
+            reload::keep_copy(&config.state_dir, &text);
+            Ok((spec, version))
         }
-        Ok(None) => from_file.ok_or_else(|| StartError::NoSpec { etcd: "it holds none".into() }),
+        Ok(None) => {
+            let spec = from_file.ok_or_else(|| StartError::NoSpec { etcd: "it holds none".into() })?;
+            Ok((spec, 0))
+        }
         Err(error) => {
             tracing::error!(
                 endpoints = config.etcd.join(","),
@@ -326,17 +388,36 @@ async fn choose_spec(config: &Config, etcd: &Etcd, from_file: Option<Spec>) -> R
                 "cannot reach etcd: starts with the last known specification and keeps trying; leadership cannot \
                  change until etcd answers"
             );
-            match std::fs::read_to_string(&kept) {
+            let spec = match std::fs::read_to_string(&kept) {
                 Ok(text) => parse(&text, kept.display().to_string()),
                 Err(_) => from_file.ok_or_else(|| StartError::NoSpec { etcd: chain(&error) }),
-            }
+            };
+            Ok((spec?, 0))
         }
     }
 }
 
+/// The history's entry of a cluster's first specification.
+fn first_entry(config: &Config, spec: &Spec) -> SpecEntry {
+    let file = config.spec.as_ref().map(|f| f.display().to_string()).unwrap_or_default();
+    SpecEntry {
+        version: 0,
+        at: super::history::rfc3339(std::time::SystemTime::now()),
+        by: format!("agent {}", config.node),
+        from: "local".into(),
+        message: format!("first start, from {file}"),
+        text: spec.text.clone(),
+    }
+}
+
+fn links_of(spec: &Spec, config: &Config) -> Vec<String> {
+    let own = spec.nodes.get(&config.node);
+    own.into_iter().flat_map(|n| &n.heartbeat).map(ToString::to_string).collect()
+}
+
 /// Until when a longer promise binds that was given before this start. After a reboot of the host the clock started
 /// again, so never longer than its whole length from now.
-fn bound_until(durable: &Durable, now: Instant) -> Instant {
+pub(super) fn bound_until(durable: &Durable, now: Instant) -> Instant {
     let Some(LongPromise { until, length_ms }) = durable.promise.clone() else { return Instant::ZERO };
     until.min(now.plus(Duration::from_millis(length_ms)))
 }

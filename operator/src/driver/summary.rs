@@ -18,6 +18,28 @@ pub struct NodeSummary {
     pub version: String,
     /// Its groups.
     pub groups: Vec<GroupSummary>,
+    /// What later versions added: rides behind the rest, where older agents do not look.
+    #[serde(skip)]
+    pub more: More,
+}
+
+/// What came later. New fields go to the end, and what is missing at the end has its default.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct More {
+    /// Version of the specification that the agent runs; 0 if it does not come from etcd.
+    pub spec_version: i64,
+}
+
+impl More {
+    fn append(self, bytes: &mut Vec<u8>) {
+        // An integer always serialises.
+        bytes.extend(postcard::to_stdvec(&self.spec_version).unwrap_or_default());
+    }
+
+    fn read(rest: &[u8]) -> Self {
+        let spec_version = postcard::take_from_bytes(rest).map_or(0, |(version, _)| version);
+        Self { spec_version }
+    }
 }
 
 /// A node's facts about one group.
@@ -72,20 +94,27 @@ impl NodeSummary {
             [|_| {}, |g| g.services.clear(), |g| g.reason = g.reason.chars().take(20).collect()];
         for step in steps {
             self.groups.iter_mut().for_each(step);
-            if let Ok(bytes) = postcard::to_stdvec(&self)
-                && bytes.len() <= MAX_SUMMARY
-            {
+            let bytes = self.bytes();
+            if bytes.len() <= MAX_SUMMARY {
                 return bytes;
             }
         }
         self.groups.clear();
-        postcard::to_stdvec(&self).unwrap_or_default()
+        self.bytes()
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        // Plain structs always serialise.
+        let mut bytes = postcard::to_stdvec(self).unwrap_or_default();
+        self.more.append(&mut bytes);
+        bytes
     }
 
     /// Reads what a peer sent; none if it is of another version of the format.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        postcard::from_bytes(bytes).ok()
+        let (summary, rest): (Self, _) = postcard::take_from_bytes(bytes).ok()?;
+        Some(Self { more: More::read(rest), ..summary })
     }
 }
 
@@ -106,7 +135,23 @@ mod tests {
                 restarts: 1,
             }],
         };
-        NodeSummary { version: "0.1.0".into(), groups: (0..groups).map(group).collect() }
+        let more = More { spec_version: 42 };
+        NodeSummary { version: "0.1.0".into(), groups: (0..groups).map(group).collect(), more }
+    }
+
+    /// Version 0.1.0 sent the same without what came later, and read no further.
+    #[test]
+    fn older_and_newer_agents_read_each_other() {
+        let new = summary(1);
+        let bytes = new.clone().encode();
+        let mut old = Vec::new();
+        new.more.append(&mut old);
+        let old = bytes[..bytes.len() - old.len()].to_vec();
+        let got = NodeSummary::decode(&old).expect("an old one is read");
+        assert_eq!((got.groups.len(), got.more.spec_version), (1, 0));
+        let got: NodeSummary = postcard::from_bytes(&bytes).expect("as the old one read it");
+        assert_eq!(got.groups.len(), 1);
+        assert_eq!(NodeSummary::decode(&bytes).expect("a new one is read").more.spec_version, 42);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Takeover => "takeover",
             Self::Handover => "handover",
@@ -70,6 +70,18 @@ impl Tracker {
         self.last.as_ref()
     }
 
+    /// The change of leadership under way here, with the steps that are done; its time is that of these steps.
+    #[must_use]
+    pub fn under_way(&self, epoch: Epoch, marks: &[(&'static str, Instant)]) -> Option<Takeover> {
+        let running = self.running.clone()?;
+        // Marks of an earlier start are older than this change.
+        let marks: Vec<_> = marks.iter().filter(|(_, at)| *at >= running.from).copied().collect();
+        let (kind, from) = (running.kind, running.from);
+        let (steps, end) = steps_of(running, &marks);
+        let at = rfc3339(SystemTime::now());
+        Some(Takeover { kind: kind.word().into(), epoch, at, steps, total_ms: millis(from, end) })
+    }
+
     /// The group's state changed.
     pub fn on_state(&mut self, change: Change<'_>, now: Instant) {
         let Change { before, after: now_is, kind, epoch, sign, marks } = change;
@@ -105,27 +117,35 @@ impl Tracker {
     }
 
     fn finish(&mut self, epoch: Epoch, marks: &[(&'static str, Instant)], now: Instant) {
-        let Some(mut running) = self.running.take() else { return };
-        running
-            .steps
-            .extend(marks.iter().filter(|(name, _)| *name != "begin").map(|(n, at)| ((*n).to_owned(), *at)));
-        running.steps.sort_by_key(|(_, at)| *at);
-        let millis =
-            |from: Instant, to: Instant| u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX);
-        let mut at = running.from;
-        let mut steps = Vec::new();
-        for (step, end) in running.steps {
-            steps.push(TakeoverStep { step, ms: millis(at, end) });
-            at = at.max(end);
-        }
+        let Some(running) = self.running.take() else { return };
+        let (kind, from) = (running.kind, running.from);
         self.last = Some(Takeover {
-            kind: running.kind.word().into(),
+            kind: kind.word().into(),
             epoch,
             at: rfc3339(SystemTime::now()),
-            steps,
-            total_ms: millis(running.from, now),
+            steps: steps_of(running, marks).0,
+            total_ms: millis(from, now),
         });
     }
+}
+
+fn millis(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.since(from).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The steps with how long each took, and when the last of them ended.
+fn steps_of(mut running: Running, marks: &[(&'static str, Instant)]) -> (Vec<TakeoverStep>, Instant) {
+    running
+        .steps
+        .extend(marks.iter().filter(|(name, _)| *name != "begin").map(|(n, at)| ((*n).to_owned(), *at)));
+    running.steps.sort_by_key(|(_, at)| *at);
+    let mut at = running.from;
+    let mut steps = Vec::new();
+    for (step, end) in running.steps {
+        steps.push(TakeoverStep { step, ms: millis(at, end) });
+        at = at.max(end);
+    }
+    (steps, at)
 }
 
 #[cfg(test)]
@@ -149,7 +169,20 @@ mod tests {
         go(State::Waiting, State::Starting, &[], 2530);
         let marks =
             [("begin", at(2530)), ("volumes", at(2600)), ("addresses", at(2610)), ("services", at(2800))];
+        let so_far = t.under_way(epoch, &marks[..2]).unwrap();
+        let names: Vec<&str> = so_far.steps.iter().map(|s| s.step.as_str()).collect();
+        assert_eq!((names.join(" "), so_far.total_ms), ("detect decide wait volumes".into(), 1600));
+        let old = [("begin", at(10)), ("volumes", at(20))];
+        assert_eq!(
+            t.under_way(epoch, &old).unwrap().steps.len(),
+            3,
+            "marks of an earlier start do not count"
+        );
+        let mut go = |before, after, marks: &[(&'static str, Instant)], now| {
+            t.on_state(Change { before, after, kind: Kind::Takeover, epoch, sign: at(1000), marks }, at(now));
+        };
         go(State::Starting, State::Serving, &marks, 2810);
+        assert_eq!(t.under_way(epoch, &marks), None);
         let last = t.last().unwrap();
         let steps: Vec<(&str, u64)> = last.steps.iter().map(|s| (s.step.as_str(), s.ms)).collect();
         let expected = [

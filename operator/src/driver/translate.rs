@@ -9,6 +9,12 @@ use baton_replicator::types::{GroupName, VolumeName};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+/// The file of a volume without a block device of its own.
+#[must_use]
+pub fn image(config: &Config, name: &VolumeName) -> std::path::PathBuf {
+    config.state_dir.join("volumes").join(format!("{name}.img"))
+}
+
 /// The replicator's configuration of a volume on this node.
 #[must_use]
 pub fn volume_config(
@@ -21,15 +27,16 @@ pub fn volume_config(
     let dir = config.state_dir.join("volumes");
     let backing = match volume.backing.on(&config.node) {
         Some(device) => Backing::Device(device.to_path_buf()),
-        None => Backing::File(dir.join(format!("{name}.img"))),
+        None => Backing::File(image(config, name)),
     };
     let peers = spec
         .nodes
         .iter()
         .filter(|(node, _)| **node != config.node)
-        .map(|(node, n)| PeerConfig {
-            node: node.clone(),
-            address: SocketAddr::new(n.replication, config.replication_port),
+        .filter_map(|(node, n)| {
+            let mut links = n.replication.iter().map(|ip| SocketAddr::new(*ip, config.replication_port));
+            let address = links.next()?;
+            Some(PeerConfig { node: node.clone(), address, alternatives: links.collect() })
         })
         .collect();
     Some(VolumeConfig {
@@ -40,8 +47,14 @@ pub fn volume_config(
         metadata: dir.join(format!("{name}.meta")),
         peers,
         protocol: volume.protocol,
+        transport: volume.transport,
         peer_timeout_ms: u64::try_from(volume.peer_timeout.as_millis()).unwrap_or(u64::MAX),
-        resync_rate: volume.resync_rate,
+        resync_rate: volume.resync.rate,
+        resync_min_rate: volume.resync.min,
+        target_latency_us: volume
+            .resync
+            .target_latency
+            .map_or(0, |t| u64::try_from(t.as_micros()).unwrap_or(u64::MAX).max(1)),
     })
 }
 

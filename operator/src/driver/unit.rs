@@ -4,7 +4,7 @@
 use super::exec::Plan;
 use super::snapshot::GroupInput;
 use super::takeover::{Kind, Tracker};
-use crate::core::group::{AfterPowerLoss, GroupConfig, GroupCore, State};
+use crate::core::group::{AfterPowerLoss, GroupConfig, GroupCore, Retire, State};
 use crate::core::promises::Intent;
 use crate::core::record::{Durable, Record};
 use crate::core::rules::Rules;
@@ -18,6 +18,8 @@ use std::sync::Arc;
 /// One group on this node.
 pub(super) struct Unit {
     pub(super) core: GroupCore,
+    /// The group as the specification has it; as it had it last, if it is gone.
+    pub(super) spec: spec::Group,
     pub(super) runtime: Runtime,
     pub(super) plan: Arc<Plan>,
     pub(super) intent: Intent,
@@ -28,6 +30,12 @@ pub(super) struct Unit {
     pub(super) observing: bool,
     pub(super) observe_again: bool,
     pub(super) observed: Instant,
+    /// When the last step ended.
+    pub(super) stepped: Instant,
+    /// When containers were seen last.
+    pub(super) seen: Option<Instant>,
+    /// When the group's record was read last.
+    pub(super) read: Option<Instant>,
     pub(super) handed: bool,
     pub(super) fresh: bool,
 }
@@ -43,21 +51,10 @@ impl Unit {
         now: Instant,
     ) -> Option<Self> {
         let g = spec.groups.get(group)?;
-        let config = GroupConfig {
-            group: group.clone(),
-            me: me.clone(),
-            nodes: spec.nodes.keys().cloned().collect(),
-            prefer: g.prefer.clone(),
-            volumes: g.volumes.keys().cloned().collect(),
-            auto_failback: g.auto_failback,
-            after_power_loss: match g.after_power_loss {
-                spec::AfterPowerLoss::Wait => AfterPowerLoss::Wait,
-                spec::AfterPowerLoss::Start => AfterPowerLoss::Start,
-            },
-            timers,
-        };
+        let config = group_config(spec, me, group, g, timers, None);
         Some(Self {
             core: GroupCore::new(config, durable, Rules::default(), now),
+            spec: g.clone(),
             runtime: Runtime::new(runtime_config(g), now),
             plan: Arc::new(plan),
             intent: Intent::silent(),
@@ -68,24 +65,48 @@ impl Unit {
             observing: false,
             observe_again: true,
             observed: Instant::ZERO,
+            stepped: Instant::ZERO,
+            seen: None,
+            read: None,
             handed: false,
             fresh: false,
         })
     }
 
+    /// Whether the unit can go on with the group as it is now.
+    pub(super) fn can_become(&self, group: &spec::Group, me: &NodeName) -> bool {
+        fn fixed<'g>(g: &'g spec::Group, me: &'g NodeName) -> impl Iterator<Item = impl PartialEq + 'g> + 'g {
+            g.volumes.iter().map(move |(n, v)| (n, v.size_bytes, &v.filesystem, v.backing.on(me)))
+        }
+        fixed(&self.spec, me).eq(fixed(group, me))
+    }
+
+    /// Takes the group over as it is in a changed specification; what runs and is the same does not notice.
+    pub(super) fn become_(&mut self, group: spec::Group, plan: Plan) {
+        let plan = plan.after(&self.plan);
+        let addresses = plan.addresses != self.plan.addresses;
+        let (old, new) = (runtime_config(&self.spec), runtime_config(&group));
+        let same = old == new
+            && plan.services == self.plan.services
+            && plan.leaving.keys().eq(self.plan.leaving.keys())
+            && plan.docker_volumes == self.plan.docker_volumes;
+        if !same || addresses {
+            self.runtime.reconfigure(new, addresses);
+            self.observe_again = true;
+        }
+        self.plan = Arc::new(plan);
+        self.spec = group;
+    }
+
     /// What the record says about how a leadership came about.
-    pub(super) fn note_record(&mut self, record: &Record) {
+    pub(super) fn note_record(&mut self, record: &Record, now: Instant) {
+        self.read = Some(now);
         self.handed = record.leader.as_ref().is_some_and(|l| l.value.handed);
         self.fresh = record.insync.as_ref().is_none_or(|i| i.value.fresh);
     }
 
     pub(super) fn kind(&self, before: State) -> Kind {
-        match before {
-            State::Joining => Kind::Resume,
-            _ if self.handed => Kind::Handover,
-            _ if self.fresh => Kind::FirstStart,
-            _ => Kind::Takeover,
-        }
+        kind(before, self.handed, self.fresh)
     }
 
     /// What the status snapshot is made of.
@@ -98,10 +119,38 @@ impl Unit {
             view.reason = self.report.reason.clone();
         }
         GroupInput {
+            under_way: self.tracker.under_way(view.epoch, self.runtime.marks()),
             view,
             services: self.services.iter().map(restarts).collect(),
             takeover: self.tracker.last().cloned(),
+            seen: self.seen,
+            read: self.read,
         }
+    }
+}
+
+/// What the leadership core has to know of the specification.
+pub(super) fn group_config(
+    spec: &Spec,
+    me: &NodeName,
+    name: &GroupName,
+    group: &spec::Group,
+    timers: Timers,
+    retire: Option<Retire>,
+) -> GroupConfig {
+    GroupConfig {
+        group: name.clone(),
+        me: me.clone(),
+        nodes: spec.nodes.keys().cloned().collect(),
+        prefer: group.prefer.clone(),
+        volumes: group.volumes.keys().cloned().collect(),
+        auto_failback: group.auto_failback,
+        after_power_loss: match group.after_power_loss {
+            spec::AfterPowerLoss::Wait => AfterPowerLoss::Wait,
+            spec::AfterPowerLoss::Start => AfterPowerLoss::Start,
+        },
+        timers,
+        retire,
     }
 }
 
@@ -124,10 +173,38 @@ fn runtime_config(group: &spec::Group) -> RuntimeConfig {
             .map(|(name, s)| ServicePlan {
                 name: name.clone(),
                 after: s.depends_on.iter().map(|(on, c)| (on.clone(), need(c))).collect(),
+                leaving: false,
             })
             .collect(),
         migration_threshold: group.migration_threshold,
         failure_timeout: group.failure_timeout,
         start_timeout: group.start_timeout,
+    }
+}
+
+/// How a leadership came about. `handed` and `fresh` are of the record read last.
+fn kind(before: State, handed: bool, fresh: bool) -> Kind {
+    match before {
+        State::Joining => Kind::Resume,
+        // It campaigned and won; the record read last may still be that of the leader before, who was handed the group.
+        State::Campaigning if !fresh => Kind::Takeover,
+        _ if handed => Kind::Handover,
+        _ if fresh => Kind::FirstStart,
+        _ => Kind::Takeover,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_takeover_from_a_leader_that_was_handed_the_group_is_a_takeover() {
+        let word = |before, handed, fresh| kind(before, handed, fresh).word();
+        assert_eq!(word(State::Campaigning, true, false), "takeover");
+        assert_eq!(word(State::Campaigning, false, false), "takeover");
+        assert_eq!(word(State::Campaigning, false, true), "first start");
+        assert_eq!(word(State::Standby, true, false), "handover");
+        assert_eq!(word(State::Joining, true, false), "resume");
     }
 }

@@ -27,6 +27,19 @@ impl Keys {
         format!("{}spec", self.prefix)
     }
 
+    /// What all entries of the specification's history begin with.
+    #[must_use]
+    pub fn spec_history(&self) -> String {
+        format!("{}spec-history/", self.prefix)
+    }
+
+    /// The entry of the specification that replaced version `replaced` (0: the first one). It is written in the
+    /// transaction that writes the specification, so its own revision is that specification's version.
+    #[must_use]
+    pub fn spec_entry(&self, replaced: i64) -> String {
+        format!("{}{replaced:020}", self.spec_history())
+    }
+
     /// What all keys of nodes begin with.
     #[must_use]
     pub fn nodes(&self) -> String {
@@ -43,6 +56,18 @@ impl Keys {
     #[must_use]
     pub fn mode(&self, node: &NodeName) -> String {
         format!("{}{node}/mode", self.nodes())
+    }
+
+    /// What was said about the mode. Beside it and not in it: agents of before take the mode for one word.
+    #[must_use]
+    pub fn mode_note(&self, node: &NodeName) -> String {
+        format!("{}-note", self.mode(node))
+    }
+
+    /// Written when the end of a maintenance was told.
+    #[must_use]
+    pub fn mode_told(&self, node: &NodeName) -> String {
+        format!("{}-told", self.mode(node))
     }
 
     /// A group's leader.
@@ -69,6 +94,18 @@ impl Keys {
         format!("{}groups/{group}/target", self.prefix)
     }
 
+    /// What all keys of tokens begin with.
+    #[must_use]
+    pub fn tokens(&self) -> String {
+        format!("{}tokens/", self.prefix)
+    }
+
+    /// A token of the API.
+    #[must_use]
+    pub fn token(&self, id: &str) -> String {
+        format!("{}{id}", self.tokens())
+    }
+
     /// What all keys of the history begin with.
     #[must_use]
     pub fn events(&self) -> String {
@@ -79,5 +116,11 @@ impl Keys {
     #[must_use]
     pub fn event(&self, n: u64) -> String {
         format!("{}{n:020}", self.events())
+    }
+
+    /// What all keys about what a target of notifications has been told begin with.
+    #[must_use]
+    pub fn notified(&self, target: &str) -> String {
+        format!("{}notified/{target}/", self.prefix)
     }
 }

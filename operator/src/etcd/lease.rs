@@ -71,9 +71,15 @@ pub struct LeaseTask {
     task: JoinHandle<()>,
     refresh: Arc<Notify>,
     current: watch::Receiver<i64>,
+    ttl: watch::Sender<Duration>,
 }
 
 impl LeaseTask {
+    /// Another time to live, asked for with the next lease: the one in force carries the leader keys and stays.
+    pub fn ask_for(&self, ttl: Duration) {
+        self.ttl.send_replace(ttl);
+    }
+
     /// Id of the lease in force; 0 before the first grant and after a loss.
     #[must_use]
     pub fn id(&self) -> i64 {
@@ -116,19 +122,26 @@ impl Etcd {
         let (events, receiver) = mpsc::channel(QUEUE);
         let (current_tx, current) = watch::channel(0);
         let refresh = Arc::new(Notify::new());
-        let keeper =
-            Keeper { etcd: self.clone(), ttl, alive, events, current: current_tx, refresh: refresh.clone() };
+        let (ttl, wanted) = watch::channel(ttl);
+        let keeper = Keeper {
+            etcd: self.clone(),
+            ttl: wanted,
+            alive,
+            events,
+            current: current_tx,
+            refresh: refresh.clone(),
+        };
         let task = tokio::spawn(async move {
             // The only error is that nobody listens any more.
             let _ = keeper.run().await;
         });
-        (LeaseTask { etcd: self.clone(), task, refresh, current }, receiver)
+        (LeaseTask { etcd: self.clone(), task, refresh, current, ttl }, receiver)
     }
 }
 
 struct Keeper {
     etcd: Etcd,
-    ttl: Duration,
+    ttl: watch::Receiver<Duration>,
     alive: Alive,
     events: mpsc::Sender<LeaseEvent>,
     current: watch::Sender<i64>,
@@ -160,7 +173,7 @@ impl Keeper {
     }
 
     async fn grant(&self) -> Result<(i64, Instant, Duration), EtcdError> {
-        let ttl_s = i64::try_from(self.ttl.as_secs_f64().ceil() as u64).unwrap_or(i64::MAX);
+        let ttl_s = i64::try_from(self.ttl.borrow().as_secs_f64().ceil() as u64).unwrap_or(i64::MAX);
         // A hedged grant may leave a second lease behind; nothing stands under it, and it runs out.
         let grant = |mut client: Client| async move {
             let sent = clock::now();

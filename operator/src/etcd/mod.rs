@@ -16,8 +16,12 @@ mod events;
 mod keys;
 mod lease;
 mod members;
+mod notified;
 mod pool;
 mod records;
+mod spec_history;
+mod tokens;
+mod volumes;
 mod watch;
 
 #[cfg(test)]
@@ -26,5 +30,6 @@ mod tests;
 pub use keys::Keys;
 pub use lease::{Alive, LeaseEvent, LeaseTask};
 pub use members::{MemberStatus, version_warning};
-pub use pool::{Etcd, EtcdError, HEDGE};
+pub use pool::{Etcd, EtcdError, EtcdTls, HEDGE};
+pub use spec_history::{SPECS_KEPT, SpecEntry};
 pub use watch::Watch;

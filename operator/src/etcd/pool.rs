@@ -6,8 +6,10 @@
 
 use super::keys::Keys;
 use crate::heartbeat::clock;
+use crate::security::files;
+use crate::security::tls::TlsFiles;
 use baton_replicator::types::{Instant, NodeName};
-use etcd_client::{Client, ConnectOptions, Error, GetOptions};
+use etcd_client::{Certificate, Client, ConnectOptions, Error, GetOptions, Identity, TlsOptions};
 use futures::stream::{FuturesUnordered, StreamExt};
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -48,6 +50,9 @@ pub enum EtcdError {
     },
 }
 
+/// Mutual TLS towards etcd: its authority, and this node's certificate and key.
+pub type EtcdTls = TlsFiles;
+
 struct Endpoint {
     url: String,
     client: Mutex<Client>,
@@ -60,7 +65,9 @@ struct Inner {
     timeout: Duration,
     keys: Keys,
     me: NodeName,
+    tls: Option<EtcdTls>,
     fence_counter: AtomicU64,
+    answered: AtomicU64,
 }
 
 /// A handle on an etcd cluster; cheap to clone. Needs a tokio runtime.
@@ -71,13 +78,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn client(url: &str) -> Result<Client, Error> {
-    let options = ConnectOptions::new()
+/// Files are read for each new connection, so that a renewed certificate needs nothing else.
+fn tls_options(files: &EtcdTls) -> Result<TlsOptions, String> {
+    let ca = files::read(&files.ca).map_err(|e| e.to_string())?;
+    let certificate = files::read(&files.cert).map_err(|e| e.to_string())?;
+    let key = files::read_private(&files.key).map_err(|e| e.to_string())?;
+    Ok(TlsOptions::new()
+        .ca_certificate(Certificate::from_pem(ca))
+        .identity(Identity::from_pem(certificate, key)))
+}
+
+async fn client(url: &str, tls: Option<&EtcdTls>) -> Result<Client, String> {
+    let mut options = ConnectOptions::new()
         .with_connect_timeout(CONNECT)
         .with_keep_alive(PING.0, PING.1)
         // A member without a leader refuses at once, instead of letting the request wait for an election.
         .with_require_leader(true);
-    Client::connect([url], Some(options)).await
+    if url.starts_with("https:") {
+        let files = tls.ok_or("https needs --etcd-ca, --etcd-cert and --etcd-key")?;
+        options = options.with_tls(tls_options(files)?);
+    }
+    Client::connect([url], Some(options)).await.map_err(|e| e.to_string())
 }
 
 /// Whether the same request may succeed a moment later: no connection, or no leader (gRPC's UNAVAILABLE).
@@ -101,9 +122,24 @@ impl Etcd {
         me: NodeName,
         timeout: Duration,
     ) -> Result<Self, EtcdError> {
+        Self::with_tls(urls, cluster, me, timeout, None).await
+    }
+
+    /// The same, with TLS for the URLs that begin with `https:`.
+    ///
+    /// # Errors
+    /// As [`Etcd::new`], or an identity that cannot be read.
+    pub async fn with_tls(
+        urls: &[String],
+        cluster: &str,
+        me: NodeName,
+        timeout: Duration,
+        tls: Option<EtcdTls>,
+    ) -> Result<Self, EtcdError> {
         let mut endpoints = Vec::new();
         for url in urls {
-            let client = client(url).await.map_err(|e| EtcdError::Unreachable(format!("{url}: {e}")))?;
+            let client =
+                client(url, tls.as_ref()).await.map_err(|e| EtcdError::Unreachable(format!("{url}: {e}")))?;
             endpoints.push(Endpoint {
                 url: url.clone(),
                 client: Mutex::new(client),
@@ -120,8 +156,10 @@ impl Etcd {
             timeout,
             keys: Keys::new(cluster),
             me,
+            tls,
             // Only has to differ from what was written before; the wall clock makes it grow across restarts.
             fence_counter: AtomicU64::new(u64::try_from(seed).unwrap_or(0)),
+            answered: AtomicU64::new(0),
         })))
     }
 
@@ -143,6 +181,12 @@ impl Etcd {
         &self.0.me
     }
 
+    /// When any member answered last; none if none ever did.
+    #[must_use]
+    pub fn answered(&self) -> Option<Instant> {
+        Some(Instant(self.0.answered.load(Relaxed))).filter(|at| *at > Instant::ZERO)
+    }
+
     pub(super) fn timeout(&self) -> Duration {
         self.0.timeout
     }
@@ -162,7 +206,9 @@ impl Etcd {
     }
 
     pub(super) fn succeeded(&self, index: usize) {
-        self.0.endpoints[index].last_ok.store(clock::now().0, Relaxed);
+        let now = clock::now().0;
+        self.0.endpoints[index].last_ok.store(now, Relaxed);
+        self.0.answered.store(now, Relaxed);
         self.0.preferred.store(index, Relaxed);
     }
 
@@ -171,8 +217,17 @@ impl Etcd {
         let endpoint = &self.0.endpoints[index];
         endpoint.last_ok.store(0, Relaxed);
         // Does not connect yet, so it neither waits nor fails for a URL that was accepted before.
-        if let Ok(new) = client(&endpoint.url).await {
-            *lock(&endpoint.client) = new;
+        match client(&endpoint.url, self.0.tls.as_ref()).await {
+            Ok(new) => *lock(&endpoint.client) = new,
+            Err(error) => tracing::warn!(url = endpoint.url, error, "keeps its old connection to etcd"),
+        }
+    }
+
+    /// Gives every member a new connection, because this node's certificate was renewed. Requests on their way end on the
+    /// old ones.
+    pub async fn renew_all(&self) {
+        for index in 0..self.0.endpoints.len() {
+            self.renew(index).await;
         }
     }
 
@@ -183,6 +238,7 @@ impl Etcd {
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, Error>>,
     {
+        let begin = std::time::Instant::now();
         let mut waiting = self.order().into_iter();
         let mut running = FuturesUnordered::new();
         let mut pending: Vec<usize> = Vec::new();
@@ -233,6 +289,7 @@ impl Etcd {
             }
         };
         drop(running);
+        crate::metrics::live().etcd_request("request", begin.elapsed(), outcome.is_ok());
         for index in pending {
             self.renew(index).await;
         }

@@ -1,7 +1,7 @@
 //! A group's record: one linearizable read, guarded transactions, and the fence key that settles unknown ones.
 
 use super::pool::{Etcd, EtcdError};
-use crate::core::record::{LeaderWrite, LeaseRef, NodeKeys, Outcome, Record, Txn, Versioned};
+use crate::core::record::{LeaderWrite, LeaseRef, NodeKeys, Outcome, Record, StoredNote, Txn, Versioned};
 use crate::status::NodeMode;
 use baton_replicator::types::{GroupName, NodeName};
 use etcd_client::{
@@ -29,6 +29,12 @@ fn versioned<T: DeserializeOwned>(kvs: &[KeyValue]) -> Result<Option<Versioned<T
     let read =
         |kv: &KeyValue| Ok(Versioned { value: json(kv)?, revision: kv.mod_revision(), lease: kv.lease() });
     kvs.first().map(read).transpose()
+}
+
+/// What was said about the mode of this revision. An agent that writes no notes leaves an older one beside its mode: not
+/// of one transaction, it is about another mode. One that cannot be read does no harm: nothing is decided on it.
+pub(super) fn note(kv: &KeyValue, mode_revision: i64) -> Option<StoredNote> {
+    (kv.mod_revision() == mode_revision).then(|| serde_json::from_slice(kv.value()).ok()).flatten()
 }
 
 impl Etcd {
@@ -72,6 +78,8 @@ impl Etcd {
     pub(super) fn node_keys(&self, kvs: &[KeyValue]) -> Result<BTreeMap<NodeName, NodeKeys>, EtcdError> {
         let prefix = self.keys().nodes();
         let mut nodes: BTreeMap<NodeName, NodeKeys> = BTreeMap::new();
+        let mut modes: BTreeMap<NodeName, i64> = BTreeMap::new();
+        let mut notes: Vec<(NodeName, &KeyValue)> = Vec::new();
         for kv in kvs {
             let key = String::from_utf8_lossy(kv.key());
             // A key that is not ours does no harm here.
@@ -79,11 +87,21 @@ impl Etcd {
                 continue;
             };
             let Ok(name) = NodeName::new(name) else { continue };
-            let node = nodes.entry(name).or_default();
+            let node = nodes.entry(name.clone()).or_default();
             match field {
                 "alive" => node.lease = Some(kv.lease()),
-                "mode" => node.mode = json::<NodeMode>(kv)?,
+                "mode" => {
+                    node.mode = json::<NodeMode>(kv)?;
+                    modes.insert(name, kv.mod_revision());
+                }
+                "mode-note" => notes.push((name, kv)),
                 _ => {}
+            }
+        }
+        for (name, kv) in notes {
+            let mode = modes.get(&name).copied();
+            if let Some(node) = nodes.get_mut(&name) {
+                node.note = mode.and_then(|revision| note(kv, revision));
             }
         }
         Ok(nodes)
@@ -123,7 +141,11 @@ impl Etcd {
         // Nothing has been sent when no member is ready; "unknown" is safe all the same.
         let Ok(index) = self.ready().await else { return Outcome::Unknown };
         let mut client = self.client(index);
-        match tokio::time::timeout(self.timeout(), client.txn(request)).await {
+        let begin = std::time::Instant::now();
+        let answer = tokio::time::timeout(self.timeout(), client.txn(request)).await;
+        let answered = matches!(answer, Ok(Ok(_)));
+        crate::metrics::live().etcd_request("transaction", begin.elapsed(), answered);
+        match answer {
             Ok(Ok(answer)) => {
                 self.succeeded(index);
                 match answer.header() {

@@ -3,7 +3,9 @@
 //! Without an `etcd` binary these tests fail, unless BATON_TEST_NO_ETCD=1 says that this is meant.
 
 use super::*;
-use crate::core::record::{Guard, InSync, LeaderKey, LeaderWrite, LeaseRef, Outcome, Txn, TxnKind};
+use crate::core::record::{
+    Guard, InSync, LeaderKey, LeaderWrite, LeaseRef, ModeWish, Outcome, StoredNote, Txn, TxnKind,
+};
 use crate::status::{Event, NodeMode};
 use baton_replicator::types::{BootId, Epoch, GroupName, Member, NodeName, TermId};
 use rustix::process::{Pid, Signal, kill_process};
@@ -69,6 +71,18 @@ impl Cluster {
 
     async fn etcd(&self, node: &str) -> Etcd {
         Etcd::new(&self.urls, "test", NodeName::new(node).unwrap(), TIMEOUT).await.unwrap()
+    }
+
+    /// A key as it stands, and as another program would write it.
+    async fn value(&self, key: &str) -> Option<String> {
+        let mut client = etcd_client::Client::connect(&self.urls, None).await.unwrap();
+        let found = client.get(key, None).await.unwrap();
+        found.kvs().first().map(|kv| kv.value_str().unwrap().to_owned())
+    }
+
+    async fn put(&self, key: &str, value: &str) {
+        let mut client = etcd_client::Client::connect(&self.urls, None).await.unwrap();
+        client.put(key, value, None).await.unwrap();
     }
 
     fn signal(&self, member: usize, signal: Signal) {
@@ -205,6 +219,39 @@ async fn the_successors_lease_carries_a_handover() {
 }
 
 #[tokio::test]
+async fn a_wish_is_changed_only_at_the_version_that_was_seen() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let etcd = cluster.etcd("a").await;
+    assert_eq!(etcd.mode(&node("b")).await.unwrap(), (NodeMode::Online.into(), 0), "never expressed");
+    assert_eq!(etcd.put_mode_if(&node("b"), &NodeMode::Standby.into(), 7).await, Outcome::GuardFailed);
+    assert!(matches!(
+        etcd.put_mode_if(&node("b"), &NodeMode::Standby.into(), 0).await,
+        Outcome::Committed { .. }
+    ));
+    let (mode, version) = etcd.mode(&node("b")).await.unwrap();
+    assert_eq!(mode, NodeMode::Standby.into());
+    assert_eq!(
+        etcd.put_mode_if(&node("b"), &NodeMode::Online.into(), 0).await,
+        Outcome::GuardFailed,
+        "somebody was faster"
+    );
+    assert!(matches!(
+        etcd.put_mode_if(&node("b"), &NodeMode::Maintenance.into(), version).await,
+        Outcome::Committed { .. }
+    ));
+    assert!(etcd.mode(&node("b")).await.unwrap().1 > version);
+
+    assert_eq!(etcd.target(&group()).await.unwrap(), (None, 0));
+    assert!(matches!(etcd.put_target_if(&group(), Some(&node("b")), 0).await, Outcome::Committed { .. }));
+    let (target, version) = etcd.target(&group()).await.unwrap();
+    assert_eq!(target, Some(node("b")));
+    assert_eq!(etcd.put_target_if(&group(), None, version - 1).await, Outcome::GuardFailed);
+    assert!(matches!(etcd.put_target_if(&group(), None, version).await, Outcome::Committed { .. }));
+    assert_eq!(etcd.target(&group()).await.unwrap(), (None, 0), "taken back");
+    assert!(etcd.answered().is_some_and(|at| crate::heartbeat::clock::now().since(at) < PATIENCE));
+}
+
+#[tokio::test]
 async fn a_frozen_or_dead_member_costs_little() {
     let Some(mut cluster) = Cluster::start(3).await else { return };
     let etcd = cluster.etcd("a").await;
@@ -327,6 +374,42 @@ async fn a_lease_outlives_a_frozen_member() {
     assert_eq!(etcd.nodes().await.unwrap().0[&node("a")].lease, Some(task.id()));
 }
 
+/// An agent of before writes one word and knows no notes: both directions have to go well while both kinds run.
+#[tokio::test]
+async fn a_note_belongs_to_its_mode_and_is_nothing_to_older_agents() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let etcd = cluster.etcd("a").await;
+    let b = node("b");
+    let note =
+        StoredNote { owner: "ada".into(), reason: "new disk".into(), since: 1_000, until: Some(8_200) };
+    let wish = ModeWish { mode: NodeMode::Maintenance, note: Some(note.clone()) };
+    etcd.put_mode(&b, &wish).await.unwrap();
+    let (found, version) = etcd.mode(&b).await.unwrap();
+    assert_eq!(found, wish);
+    assert_eq!(etcd.read(&group()).await.unwrap().nodes[&b].note, Some(note.clone()));
+    let plain = cluster.value(&etcd.keys().mode(&b)).await;
+    assert_eq!(plain.as_deref(), Some("\"maintenance\""), "what an older agent reads");
+
+    // Its end is told once for each time it is set.
+    let told = || etcd.tell_mode_expired(&b, version);
+    assert!(matches!(told().await, Outcome::Committed { .. }));
+    assert_eq!(told().await, Outcome::GuardFailed, "by whomever");
+    assert_eq!(etcd.mode(&b).await.unwrap(), (wish.clone(), version), "which changes nothing");
+    assert!(matches!(etcd.put_mode_if(&b, &wish, version).await, Outcome::Committed { .. }));
+    assert_eq!(told().await, Outcome::GuardFailed, "another one by now");
+    let (_, version) = etcd.mode(&b).await.unwrap();
+    assert!(matches!(etcd.tell_mode_expired(&b, version).await, Outcome::Committed { .. }));
+
+    // An older agent sets the mode: the note beside it is about another one.
+    cluster.put(&etcd.keys().mode(&b), "\"standby\"").await;
+    assert_eq!(etcd.mode(&b).await.unwrap().0, NodeMode::Standby.into());
+    assert_eq!(etcd.read(&group()).await.unwrap().nodes[&b].note, None);
+    // And nonsense in it stops nothing.
+    etcd.put_mode(&b, &wish).await.unwrap();
+    cluster.put(&etcd.keys().mode_note(&b), "no JSON").await;
+    assert_eq!(etcd.read(&group()).await.unwrap().mode(&b), NodeMode::Maintenance);
+}
+
 #[tokio::test]
 async fn a_watch_wakes_up_also_when_its_member_died() {
     let Some(mut cluster) = Cluster::start(3).await else { return };
@@ -341,7 +424,7 @@ async fn a_watch_wakes_up_also_when_its_member_died() {
         let mode = if kill { NodeMode::Maintenance } else { NodeMode::Standby };
         // The member killed may have led etcd: an election may outlast one request.
         let begin = Instant::now();
-        while let Err(error) = etcd.put_mode(&node("b"), mode).await {
+        while let Err(error) = etcd.put_mode(&node("b"), &mode.into()).await {
             assert!(begin.elapsed() < PATIENCE, "{error}");
         }
         let written = Instant::now();
@@ -361,10 +444,25 @@ async fn the_specification_is_replaced_only_as_last_read() {
     let Some(cluster) = Cluster::start(1).await else { return };
     let etcd = cluster.etcd("a").await;
     assert_eq!(etcd.spec().await.unwrap(), None);
-    let Outcome::Committed { revision } = etcd.put_spec("cluster: x\n", 0).await else { panic!("is new") };
+    let entry = |text: &str| SpecEntry { text: text.into(), by: "anna".into(), ..SpecEntry::default() };
+    let Outcome::Committed { revision } = etcd.put_spec(&entry("cluster: x\n"), 0).await else {
+        panic!("is new")
+    };
     assert_eq!(etcd.spec().await.unwrap(), Some(("cluster: x\n".into(), revision)));
-    assert_eq!(etcd.put_spec("cluster: y\n", 0).await, Outcome::GuardFailed);
-    assert!(matches!(etcd.put_spec("cluster: y\n", revision).await, Outcome::Committed { .. }));
+    assert_eq!(etcd.spec_version().await.unwrap(), Some(revision));
+    assert_eq!(etcd.put_spec(&entry("cluster: y\n"), 0).await, Outcome::GuardFailed);
+    let mut last = revision;
+    for n in 0..SPECS_KEPT + 5 {
+        let Outcome::Committed { revision } = etcd.put_spec(&entry(&format!("cluster: y{n}\n")), last).await
+        else {
+            panic!("version {last} is in force")
+        };
+        last = revision;
+    }
+    let history = etcd.spec_history().await.unwrap();
+    assert_eq!(history.len(), SPECS_KEPT, "the oldest are dropped");
+    assert_eq!(history.last().map(|e| (e.version, e.text.as_str())), Some((last, "cluster: y54\n")));
+    assert!(history.windows(2).all(|w| w[0].version < w[1].version));
 }
 
 #[tokio::test]
@@ -429,4 +527,37 @@ fn versions_with_lease_bugs_get_a_warning() {
     for bad in ["3.4.23", "3.5.16", "3.5.22", "3.6.0", "3.6.4", "nonsense"] {
         assert!(version_warning(bad).is_some_and(|w| w.contains(bad)), "{bad}");
     }
+}
+
+#[tokio::test]
+async fn a_notification_is_claimed_by_one_node_and_released_by_one() {
+    use crate::notify::core::Claim;
+    use crate::notify::what::What;
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let (a, b) = (cluster.etcd("a").await, cluster.etcd("b").await);
+    let claim = |by: &str, reminders| Claim {
+        what: What::NoStandby(group()),
+        node: node(by),
+        since: "2026-11-21T03:10:00Z".into(),
+        reminders,
+    };
+    let Outcome::Committed { revision } = a.claim("operators", &claim("a", 0), None).await else {
+        panic!("the first one gets it")
+    };
+    assert_eq!(b.claim("operators", &claim("b", 0), None).await, Outcome::GuardFailed);
+    let found = b.claims("operators").await.unwrap();
+    assert_eq!(found, [("web/no-standby".to_owned(), (claim("a", 0), revision))].into());
+    assert!(b.claims("others").await.unwrap().is_empty(), "targets are apart");
+    assert!(matches!(b.claim("operators", &claim("b", 1), Some(revision)).await, Outcome::Committed { .. }));
+    assert_eq!(
+        a.claim("operators", &claim("a", 1), Some(revision)).await,
+        Outcome::GuardFailed,
+        "a reminder"
+    );
+    assert!(matches!(a.release_claim("operators", "web/no-standby").await, Outcome::Committed { .. }));
+    assert_eq!(b.release_claim("operators", "web/no-standby").await, Outcome::GuardFailed);
+    assert!(matches!(a.claim_once("operators", "web/leader/8").await, Outcome::Committed { .. }));
+    assert_eq!(b.claim_once("operators", "web/leader/8").await, Outcome::GuardFailed);
+    assert!(matches!(b.claim_once("pager", "web/leader/8").await, Outcome::Committed { .. }));
+    assert!(a.claims("operators").await.unwrap().is_empty(), "what happened is no state");
 }

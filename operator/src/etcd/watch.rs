@@ -41,11 +41,17 @@ impl Etcd {
     /// Watches all keys of the cluster.
     #[must_use]
     pub fn watch(&self) -> Watch {
+        self.watch_prefix(self.keys().prefix().to_owned(), REFRESH)
+    }
+
+    /// Watches the keys that begin with `prefix`; wakes up at least every `refresh`.
+    #[must_use]
+    pub fn watch_prefix(&self, prefix: String, refresh: Duration) -> Watch {
         let (wake, changes) = watch::channel(0_u64);
         let etcd = self.clone();
         let task = tokio::spawn(async move {
             loop {
-                watch_once(&etcd, &wake).await;
+                watch_once(&etcd, &prefix, refresh, &wake).await;
                 wake.send_modify(|n| *n += 1);
                 tokio::time::sleep(RETRY).await;
             }
@@ -55,10 +61,9 @@ impl Etcd {
 }
 
 /// Watches until the watch ends for whatever reason.
-async fn watch_once(etcd: &Etcd, wake: &watch::Sender<u64>) {
-    let prefix = etcd.keys().prefix().to_owned();
+async fn watch_once(etcd: &Etcd, prefix: &str, refresh: Duration, wake: &watch::Sender<u64>) {
     let open = |mut client: Client| {
-        let prefix = prefix.clone();
+        let prefix = prefix.to_owned();
         async move { client.watch(prefix, Some(WatchOptions::new().with_prefix())).await }
     };
     let mut stream = match etcd.hedged(open).await {
@@ -71,7 +76,7 @@ async fn watch_once(etcd: &Etcd, wake: &watch::Sender<u64>) {
     // What changed before the watch stood is found by reading once more.
     wake.send_modify(|n| *n += 1);
     loop {
-        match tokio::time::timeout(REFRESH, stream.message()).await {
+        match tokio::time::timeout(refresh, stream.message()).await {
             Ok(Ok(Some(message))) if !message.canceled() => {}
             Ok(_) => return,
             Err(_) => {}

@@ -27,7 +27,7 @@ const GROWTH: Duration = Duration::from_millis(20);
 pub type SharedCore = Arc<Mutex<HeartbeatCore>>;
 
 /// Where heartbeats go.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeartbeatConfig {
     /// This node.
     pub node: NodeName,
@@ -70,15 +70,17 @@ pub struct LinkCounters {
     /// Datagrams refused: garbage, another version, bad authentication, strangers.
     pub refused: AtomicU64,
     /// Those among them that came from a peer's address (which may be forged).
-    pub refused_from: BTreeMap<NodeName, AtomicU64>,
+    pub refused_from: Mutex<BTreeMap<NodeName, u64>>,
 }
 
 impl LinkCounters {
     fn refuse(&self, peers: &BTreeMap<NodeName, Vec<IpAddr>>, from: IpAddr) {
         self.refused.fetch_add(1, Ordering::Relaxed);
         let sender = peers.iter().find(|(_, links)| links.contains(&from)).map(|(name, _)| name);
-        if let Some(counter) = sender.and_then(|name| self.refused_from.get(name)) {
-            counter.fetch_add(1, Ordering::Relaxed);
+        if let Some(name) = sender {
+            // A panic aborts the process, so a poisoned mutex cannot be met.
+            let mut all = self.refused_from.lock().unwrap_or_else(PoisonError::into_inner);
+            *all.entry(name.clone()).or_default() += 1;
         }
     }
 }
@@ -88,6 +90,8 @@ impl LinkCounters {
 pub struct HeartbeatThread {
     stop: Arc<AtomicBool>,
     handle: Option<JoinHandle<()>>,
+    links: Mutex<Vec<IpAddr>>,
+    next: Arc<Mutex<Option<Change>>>,
     /// Totals.
     pub counters: Arc<LinkCounters>,
 }
@@ -104,27 +108,22 @@ impl HeartbeatThread {
         core: SharedCore,
         on_serve_until: impl Fn(&GroupName, Epoch, Instant) + Send + 'static,
     ) -> Result<(Self, Realtime), StartError> {
-        let mut sockets = Vec::new();
-        for link in &config.links {
-            let address = SocketAddr::new(*link, config.port);
-            let bind = || {
-                let socket = UdpSocket::bind(address)?;
-                socket.set_nonblocking(true)?;
-                Ok(socket)
-            };
-            sockets.push(bind().map_err(|source| StartError::Bind { address, source })?);
-        }
+        let sockets = bind(&config.links, config.port)?;
+        let links = Mutex::new(config.links.clone());
+        let next = Arc::new(Mutex::new(None));
         let stop = Arc::new(AtomicBool::new(false));
-        let refused_from = config.peers.keys().map(|name| (name.clone(), AtomicU64::new(0))).collect();
-        let counters = Arc::new(LinkCounters { refused_from, ..LinkCounters::default() });
+        let counters = Arc::new(LinkCounters::default());
         let (tell, told) = std::sync::mpsc::channel();
+        let beats = crate::metrics::Beats::new(&config.peers);
         let round = Round {
             config,
             sealer,
             core,
             sockets,
             counters: Arc::clone(&counters),
+            next: Arc::clone(&next),
             handed: BTreeMap::new(),
+            beats,
             on_serve_until: Box::new(on_serve_until),
         };
         let halt = Arc::clone(&stop);
@@ -136,8 +135,43 @@ impl HeartbeatThread {
             })
             .map_err(StartError::Thread)?;
         let realtime = told.recv().unwrap_or(Realtime { priority: false, memory: false });
-        Ok((Self { stop, handle: Some(handle), counters }, realtime))
+        Ok((Self { stop, handle: Some(handle), links, next, counters }, realtime))
     }
+
+    /// Takes over other links, peers or another interval without missing a beat: links that stay keep their sockets.
+    /// In force with the thread's next round.
+    ///
+    /// # Errors
+    /// [`StartError::Bind`] for a link that is new; then everything stays as it was.
+    pub fn reconfigure(&self, config: HeartbeatConfig) -> Result<(), StartError> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let added: Vec<IpAddr> = config.links.iter().filter(|l| !links.contains(l)).copied().collect();
+        let sockets = bind(&added, config.port)?;
+        links.clone_from(&config.links);
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sockets: Vec<(IpAddr, UdpSocket)> = added.into_iter().zip(sockets).collect();
+        // What was handed over and not taken yet goes along.
+        sockets.extend(next.take().into_iter().flat_map(|change: Change| change.sockets));
+        *next = Some(Change { config, sockets });
+        Ok(())
+    }
+}
+
+fn bind(links: &[IpAddr], port: u16) -> Result<Vec<UdpSocket>, StartError> {
+    let bind = |link: &IpAddr| {
+        let address = SocketAddr::new(*link, port);
+        let bound = UdpSocket::bind(address).and_then(|s| s.set_nonblocking(true).map(|()| s));
+        bound.map_err(|source| StartError::Bind { address, source })
+    };
+    links.iter().map(bind).collect()
+}
+
+/// What the thread takes over at the beginning of a round.
+#[derive(Debug)]
+struct Change {
+    config: HeartbeatConfig,
+    /// Sockets of links that are new.
+    sockets: Vec<(IpAddr, UdpSocket)>,
 }
 
 impl Drop for HeartbeatThread {
@@ -158,7 +192,9 @@ struct Round {
     core: SharedCore,
     sockets: Vec<UdpSocket>,
     counters: Arc<LinkCounters>,
+    next: Arc<Mutex<Option<Change>>>,
     handed: BTreeMap<GroupName, (Epoch, Instant)>,
+    beats: crate::metrics::Beats,
     on_serve_until: OnServeUntil,
 }
 
@@ -167,6 +203,9 @@ impl Round {
         let mut next = clock::now();
         let mut buffer = vec![0; MAX_DATAGRAM];
         while !stop.load(Ordering::Relaxed) {
+            if self.take_change() {
+                next = next.min(clock::now().plus(self.config.keepalive));
+            }
             self.receive(&mut buffer);
             let now = clock::now();
             let due = now >= next;
@@ -186,12 +225,25 @@ impl Round {
         }
     }
 
+    /// Links that stay keep their sockets, and what waits in them.
+    fn take_change(&mut self) -> bool {
+        let change = self.next.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Change { config, sockets }) = change else { return false };
+        let old = std::mem::take(&mut self.config.links).into_iter().zip(std::mem::take(&mut self.sockets));
+        let mut all: BTreeMap<IpAddr, UdpSocket> = old.chain(sockets).collect();
+        // Every link has its socket: it was bound, or was there before.
+        let (links, sockets) = config.links.iter().filter_map(|l| Some((*l, all.remove(l)?))).unzip();
+        self.sockets = sockets;
+        self.config = HeartbeatConfig { links, ..config };
+        true
+    }
+
     fn lock(&self) -> MutexGuard<'_, HeartbeatCore> {
         // A panic aborts the process, so a poisoned mutex cannot be met.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn receive(&self, buffer: &mut [u8]) {
+    fn receive(&mut self, buffer: &mut [u8]) {
         for socket in &self.sockets {
             for _ in 0..DRAIN {
                 let Ok((length, source)) = socket.recv_from(buffer) else { break };
@@ -200,7 +252,7 @@ impl Round {
                     continue;
                 };
                 let now = clock::now();
-                let answer = {
+                let (verdict, answer) = {
                     let mut core = self.lock();
                     let verdict = core.on_datagram(&from, message, now);
                     match verdict {
@@ -211,8 +263,11 @@ impl Round {
                             self.counters.refuse(&self.config.peers, source.ip());
                         }
                     }
-                    (verdict == Verdict::Answer).then(|| core.answer(now))
+                    (verdict, (verdict == Verdict::Answer).then(|| core.answer(now)))
                 };
+                if !matches!(verdict, Verdict::Refused | Verdict::Stranger) {
+                    self.beats.came(&from, source.ip(), verdict != Verdict::Duplicate, now);
+                }
                 if let Some(answer) = answer {
                     self.send(&from, &answer);
                 }

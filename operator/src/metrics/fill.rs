@@ -3,8 +3,10 @@
 
 use super::Scrape;
 use crate::cli::words;
-use crate::status::{ClusterStatus, GroupStatus};
-use baton_replicator::api::{PeerStatus, VolumeStatus};
+use crate::status::{ClusterStatus, GroupStatus, NodeMode};
+use baton_replicator::api::{PeerStatus, VerifyState, VerifyStatus, VolumeStatus};
+use baton_replicator::types::ConnectionState;
+use std::time::UNIX_EPOCH;
 
 pub(super) fn fill(scrape: &mut Scrape, status: &ClusterStatus) {
     scrape.gauge("baton_build_info", &[&status.cluster, status.node.as_str(), &status.version], 1.0);
@@ -12,11 +14,37 @@ pub(super) fn fill(scrape: &mut Scrape, status: &ClusterStatus) {
         scrape.flag("baton_health", &[words::health(health)], status.health == health);
     }
     scrape.flag("baton_etcd_reachable", &[], status.etcd.reachable);
+    for certificate in &status.certificates {
+        #[allow(clippy::cast_precision_loss, reason = "Prometheus knows only doubles")]
+        let expires = certificate.expires_unix_s as f64;
+        scrape.gauge("baton_certificate_expires_timestamp_seconds", &[&certificate.name], expires);
+    }
+    if let Some(at) = unix_seconds(&status.at) {
+        scrape.gauge("baton_snapshot_timestamp_seconds", &[], at);
+    }
+    scrape.flag("baton_replicator_reachable", &[], status.replicator_reachable);
+    let handshakes = &status.handshakes;
+    scrape.counter("baton_replication_handshakes_total", &[], handshakes.completed);
+    for (reason, failed) in &handshakes.failed {
+        scrape.counter("baton_replication_handshake_failures_total", &[reason.word()], *failed);
+    }
     for node in &status.nodes {
         let name = node.name.as_str();
         scrape.flag("baton_node_alive", &[name], node.alive);
         for mode in words::ALL_MODES {
             scrape.flag("baton_node_mode", &[name, words::mode(mode)], node.mode == mode);
+        }
+        if let Some(note) = &node.mode_note {
+            if let Some(since) = unix_seconds(&note.since) {
+                scrape.gauge("baton_node_mode_since_timestamp_seconds", &[name], since);
+            }
+            let until = note.until.as_deref().filter(|_| node.mode == NodeMode::Maintenance);
+            if let Some(until) = until.and_then(unix_seconds) {
+                scrape.gauge("baton_node_maintenance_until_timestamp_seconds", &[name], until);
+            }
+        }
+        if let Some(version) = &node.version {
+            scrape.gauge("baton_node_version_info", &[name, version], 1.0);
         }
         scrape.gauge("baton_heartbeat_longest_gap_seconds", &[name], thousandths(node.longest_gap_ms));
         scrape.counter("baton_heartbeats_late_total", &[name], node.late_heartbeats);
@@ -27,6 +55,15 @@ pub(super) fn fill(scrape: &mut Scrape, status: &ClusterStatus) {
         for volume in &group.volumes {
             fill_volume(scrape, volume);
         }
+    }
+    for target in &status.notifications {
+        let name = target.target.as_str();
+        for (result, value) in
+            [("delivered", target.delivered), ("failed", target.failed), ("given_up", target.given_up)]
+        {
+            scrape.counter("baton_notifications_total", &[name, result], value);
+        }
+        scrape.gauge("baton_notification_queue", &[name], number(target.queued));
     }
 }
 
@@ -43,6 +80,8 @@ fn fill_group(scrape: &mut Scrape, group: &GroupStatus) {
             scrape.flag("baton_group_state", &labels, part.state == state);
         }
     }
+    let standbys = group.nodes.iter().filter(|n| n.ready && Some(&n.node) != group.leader.as_ref()).count();
+    scrape.gauge("baton_group_ready_standbys", &[name], number(standbys as u64));
     if let Some(takeover) = &group.last_takeover {
         for step in &takeover.steps {
             let labels = [name, takeover.kind.as_str(), step.step.as_str()];
@@ -51,6 +90,10 @@ fn fill_group(scrape: &mut Scrape, group: &GroupStatus) {
         let labels = [name, takeover.kind.as_str(), "total"];
         scrape.gauge("baton_last_takeover_seconds", &labels, thousandths(takeover.total_ms));
     }
+    let seen = &group.availability;
+    scrape.seconds("baton_group_observed_seconds_total", &[name], seen.observed_seconds);
+    scrape.seconds("baton_group_unavailable_seconds_total", &[name], seen.unavailable_seconds);
+    scrape.counter("baton_group_outages_total", &[name], seen.outages);
     for service in &group.services {
         let labels = [name, service.name.as_str()];
         scrape.flag("baton_service_running", &labels, service.state == "running");
@@ -84,6 +127,22 @@ fn fill_volume(scrape: &mut Scrape, volume: &VolumeStatus) {
     for peer in &volume.peers {
         fill_peer(scrape, name, peer);
     }
+    if let Some(verify) = &volume.verify {
+        fill_verify(scrape, name, verify);
+    }
+}
+
+fn fill_verify(scrape: &mut Scrape, volume: &str, verify: &VerifyStatus) {
+    scrape.flag("baton_verify_running", &[volume], verify.state.is_running());
+    let done = number(verify.checked_bytes) / number(verify.total_bytes.max(1));
+    scrape.gauge("baton_verify_progress_ratio", &[volume], done.min(1.0));
+    scrape.gauge("baton_verify_mismatched_bytes", &[volume], number(verify.mismatched_bytes));
+    scrape.gauge("baton_verify_repaired_bytes", &[volume], number(verify.repaired_bytes));
+    let ended = verify.ended_at.as_deref().and_then(|at| humantime::parse_rfc3339(at).ok());
+    if let (VerifyState::Done, Some(ended)) = (verify.state, ended) {
+        let since = ended.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        scrape.gauge("baton_verify_last_timestamp_seconds", &[volume], number(since.as_secs()));
+    }
 }
 
 fn fill_peer(scrape: &mut Scrape, volume: &str, peer: &PeerStatus) {
@@ -91,6 +150,13 @@ fn fill_peer(scrape: &mut Scrape, volume: &str, peer: &PeerStatus) {
     for state in words::ALL_CONNECTIONS {
         let labels = [volume, peer.node.as_str(), words::connection(state)];
         scrape.flag("baton_replication_connection_state", &labels, peer.connection == state);
+    }
+    // The word for replicas that refused each other's data; by no other way is a peer left alone.
+    let apart = peer.connection == ConnectionState::StandAlone;
+    scrape.flag("baton_replication_split_brain", &labels, apart);
+    if let Some(link) = &peer.link {
+        let labels = [volume, peer.node.as_str(), link.transport.as_str(), link.address.as_str()];
+        scrape.gauge("baton_replication_link_info", &labels, 1.0);
     }
     scrape.gauge("baton_replication_lag_seconds", &labels, number(peer.lag_us) / 1e6);
     scrape.gauge("baton_replication_oldest_unacked_seconds", &labels, thousandths(peer.oldest_unacked_ms));
@@ -114,4 +180,9 @@ fn number(value: u64) -> f64 {
 
 fn thousandths(ms: u64) -> f64 {
     number(ms) / 1000.0
+}
+
+/// An RFC 3339 time as seconds since 1970.
+fn unix_seconds(at: &str) -> Option<f64> {
+    Some(humantime::parse_rfc3339(at).ok()?.duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
 }

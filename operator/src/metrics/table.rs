@@ -9,6 +9,20 @@ pub enum Kind {
     Gauge,
     /// Only grows while the process it counts for lives.
     Counter,
+    /// Observations sorted into buckets.
+    Histogram,
+}
+
+impl Kind {
+    /// Prometheus' word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Gauge => "gauge",
+            Self::Counter => "counter",
+            Self::Histogram => "histogram",
+        }
+    }
 }
 
 /// One metric.
@@ -16,7 +30,7 @@ pub enum Kind {
 pub struct Metric {
     /// Its name, in base units.
     pub name: &'static str,
-    /// Gauge or counter.
+    /// Gauge, counter or histogram.
     pub kind: Kind,
     /// Its labels, in order.
     pub labels: &'static [&'static str],
@@ -32,13 +46,50 @@ const fn counter(name: &'static str, labels: &'static [&'static str], help: &'st
     Metric { name, kind: Kind::Counter, labels, help }
 }
 
-/// All metrics, in the order of the documentation.
+/// All metrics made of the status snapshot, in the order of the documentation. Those that the process counts itself are
+/// in [`LIVE`](super::LIVE).
 pub const METRICS: &[Metric] = &[
     gauge("baton_build_info", &["cluster", "node", "version"], "Always 1; the labels say who answers."),
     gauge("baton_health", &["health"], "1 for the cluster's present health (ok, degraded, down), else 0."),
     gauge("baton_etcd_reachable", &[], "The agent's last request to etcd succeeded."),
+    gauge(
+        "baton_certificate_expires_timestamp_seconds",
+        &["certificate"],
+        "When the certificate that this agent uses (api, ca, etcd, etcd-ca) expires, seconds since 1970.",
+    ),
+    gauge(
+        "baton_snapshot_timestamp_seconds",
+        &[],
+        "Wall clock of the newest status snapshot: one that stands still is that of an agent that hangs.",
+    ),
+    gauge("baton_replicator_reachable", &[], "The replicator of this node answers its agent."),
+    counter(
+        "baton_replication_handshakes_total",
+        &[],
+        "Connections with other replicators in which both sides proved who they are; a session has two.",
+    ),
+    counter(
+        "baton_replication_handshake_failures_total",
+        &["reason"],
+        "Connections with other replicators that came to nothing: certificate, wrong_node, secret, transport, version, not_admitted, refused (by the peer, which counts its reason), busy, broken.",
+    ),
     gauge("baton_node_alive", &["node"], "The node was heard within warntime."),
     gauge("baton_node_mode", &["node", "mode"], "1 for the node's present mode, else 0."),
+    gauge(
+        "baton_node_mode_since_timestamp_seconds",
+        &["node"],
+        "When the node's present mode was set, as etcd keeps it, seconds since 1970; absent if it never was.",
+    ),
+    gauge(
+        "baton_node_maintenance_until_timestamp_seconds",
+        &["node"],
+        "When the node's maintenance is to be over, seconds since 1970; absent without maintenance or end.",
+    ),
+    gauge(
+        "baton_node_version_info",
+        &["node", "version"],
+        "Always 1; the agent version that the node tells.",
+    ),
     gauge(
         "baton_heartbeat_longest_gap_seconds",
         &["node"],
@@ -63,11 +114,23 @@ pub const METRICS: &[Metric] = &[
     ),
     gauge("baton_group_in_sync", &["group", "node"], "The node is in the group's in-sync set."),
     gauge("baton_group_ready", &["group", "node"], "The node could take the group over now."),
+    gauge("baton_group_ready_standbys", &["group"], "Nodes that could take the group over now."),
     gauge(
         "baton_last_takeover_seconds",
         &["group", "kind", "step"],
         "Duration of the newest change of leadership by step; step \"total\" is all of it.",
     ),
+    counter(
+        "baton_group_observed_seconds_total",
+        &["group"],
+        "Seconds for which this agent has watched the group since its start.",
+    ),
+    counter(
+        "baton_group_unavailable_seconds_total",
+        &["group"],
+        "Seconds of these in which nobody served it; from the last sign of life of a leader that fell silent.",
+    ),
+    counter("baton_group_outages_total", &["group"], "Times it stopped serving, planned moves included."),
     gauge("baton_service_running", &["group", "service"], "The service's container runs on this node."),
     counter(
         "baton_service_restarts_total",
@@ -92,6 +155,16 @@ pub const METRICS: &[Metric] = &[
         "1 for the state of the connection to the peer, else 0.",
     ),
     gauge(
+        "baton_replication_link_info",
+        &["volume", "peer", "transport", "address"],
+        "1 for the way blocks go: TLS 1.3 or plain, and the peer's address of the link in use.",
+    ),
+    gauge(
+        "baton_replication_split_brain",
+        &["volume", "peer"],
+        "This node's replica and the peer's stay apart because both, or the wrong one, have data of their own.",
+    ),
+    gauge(
         "baton_replication_lag_seconds",
         &["volume", "peer"],
         "Smoothed time from sending a write to the peer's acknowledgement.",
@@ -113,17 +186,41 @@ pub const METRICS: &[Metric] = &[
         "Part of the running resync that is done, 0 to 1.",
     ),
     gauge("baton_resync_bytes_per_second", &["volume", "peer"], "Speed of the running resync."),
+    counter(
+        "baton_notifications_total",
+        &["target", "result"],
+        "Notifications of this node: delivered, attempts that failed, messages given_up.",
+    ),
+    gauge(
+        "baton_notification_queue",
+        &["target"],
+        "Notifications of this node that wait for their delivery.",
+    ),
+    gauge("baton_verify_running", &["volume"], "1 while the replicas are being compared, else 0."),
+    gauge(
+        "baton_verify_progress_ratio",
+        &["volume"],
+        "Part of the running or last verify that is done, 0 to 1.",
+    ),
+    gauge("baton_verify_mismatched_bytes", &["volume"], "Bytes that differed in the running or last verify."),
+    gauge(
+        "baton_verify_repaired_bytes",
+        &["volume"],
+        "Bytes that the running or last verify copied from the primary because they differed.",
+    ),
+    gauge(
+        "baton_verify_last_timestamp_seconds",
+        &["volume"],
+        "When the last verify that compared everything ended, seconds since 1970; absent if it was stopped or none ran.",
+    ),
 ];
 
 /// The table of `docs/metrics.md`.
 #[must_use]
 pub fn markdown() -> String {
     let mut text = String::from("| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n");
-    for metric in METRICS {
-        let kind = match metric.kind {
-            Kind::Gauge => "gauge",
-            Kind::Counter => "counter",
-        };
+    for metric in METRICS.iter().chain(super::LIVE) {
+        let kind = metric.kind.word();
         let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
         // Writing to a string does not fail.
         let _ = writeln!(text, "| `{}` | {kind} | {} | {} |", metric.name, labels.join(", "), metric.help);

@@ -16,6 +16,10 @@ fn values_are_those_of_the_snapshot_in_base_units() {
         (r#"baton_health{health="degraded"}"#, 1.0),
         (r#"baton_health{health="ok"}"#, 0.0),
         ("baton_etcd_reachable", 1.0),
+        (r#"baton_group_observed_seconds_total{group="web"}"#, 86_400.0),
+        (r#"baton_group_unavailable_seconds_total{group="web"}"#, 2.08),
+        (r#"baton_group_outages_total{group="web"}"#, 1.0),
+        (r#"baton_certificate_expires_timestamp_seconds{certificate="api"}"#, 1_829_531_400.0),
         (r#"baton_group_leader{group="web",node="alpha"}"#, 1.0),
         (r#"baton_group_leader{group="web",node="beta"}"#, 0.0),
         (r#"baton_group_epoch{group="web"}"#, 7.0),
@@ -37,13 +41,27 @@ fn values_are_those_of_the_snapshot_in_base_units() {
 }
 
 #[test]
+fn a_maintenance_has_its_times_and_an_online_node_no_end() {
+    let text = render(&fixture::maintained());
+    assert_eq!(value(&text, r#"baton_node_mode_since_timestamp_seconds{node="beta"}"#), 1_795_229_400.0);
+    assert_eq!(
+        value(&text, r#"baton_node_maintenance_until_timestamp_seconds{node="beta"}"#),
+        1_795_236_600.0
+    );
+    let mut online = fixture::maintained();
+    online.nodes[1].mode = crate::status::NodeMode::Online;
+    let text = render(&online);
+    assert!(!text.contains("baton_node_maintenance_until_timestamp_seconds{"), "{text}");
+}
+
+#[test]
 fn a_resync_that_does_not_run_has_no_progress() {
     assert!(!render(&fixture::healthy()).contains("baton_resync_"));
 }
 
 #[test]
 fn every_metric_of_the_table_is_filled_and_named_by_the_rules() {
-    let text = render(&fixture::resyncing());
+    let text = render(&fixture::resyncing()) + &render(&fixture::maintained());
     for metric in METRICS {
         assert!(text.contains(&format!("# TYPE {} ", metric.name)), "{} is never given a value", metric.name);
         assert!(metric.name.starts_with("baton_"));
@@ -54,6 +72,43 @@ fn every_metric_of_the_table_is_filled_and_named_by_the_rules() {
             metric.name
         );
     }
+}
+
+#[test]
+fn what_the_process_counts_is_named_by_the_rules_and_the_process_itself_is_there() {
+    for metric in LIVE {
+        let name = metric.name;
+        assert!(name.starts_with("baton_"));
+        assert_eq!(metric.kind == Kind::Counter, name.ends_with("_total"), "{name}");
+        assert!(metric.kind != Kind::Histogram || name.ends_with("_seconds"), "{name}");
+        assert!(!METRICS.iter().any(|m| m.name == name), "{name} is in both lists");
+    }
+    let text = render(&fixture::healthy());
+    for name in ["process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"] {
+        assert!(value(&text, name) >= 0.0);
+    }
+}
+
+#[test]
+fn a_takeover_is_counted_once_with_its_steps_and_every_kind_stands_at_zero_before() {
+    let live = Live::new();
+    let mut status = fixture::healthy();
+    let takeover = status.groups[0].last_takeover.take();
+    live.observe(&status);
+    let changes = |kind: &str| {
+        value(&live.text(), &format!(r#"baton_leadership_changes_total{{group="web",kind="{kind}"}}"#))
+    };
+    assert_eq!((changes("takeover"), changes("handover")), (0.0, 0.0));
+    status.groups[0].last_takeover = takeover;
+    for _ in 2..4 {
+        live.observe(&status);
+    }
+    assert_eq!((changes("takeover"), changes("handover")), (1.0, 0.0));
+    let of = |step: &str| {
+        let labels = format!(r#"{{group="web",kind="takeover",step="{step}"}}"#);
+        value(&live.text(), &format!("baton_takeover_duration_seconds_sum{labels}"))
+    };
+    assert_eq!((of("detect"), of("services"), of("total")), (1.502, 0.403, 2.08));
 }
 
 #[test]

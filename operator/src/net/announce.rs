@@ -68,7 +68,7 @@ impl Announcer {
     }
 }
 
-fn link_address(index: u32) -> SockAddr {
+pub(super) fn link_address(index: u32) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: sockaddr_ll is one of the address types that fit into sockaddr_storage, and all its fields are
     // integers, for which zero is valid.

@@ -12,7 +12,7 @@ const ALL_NODES: Mac = [0x33, 0x33, 0, 0, 0, 1];
 const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 /// Shortest Ethernet frame without its checksum; drivers pad by themselves, packet sockets on some do not.
-const FRAME_MIN: usize = 60;
+pub(super) const FRAME_MIN: usize = 60;
 const ICMPV6: u8 = 58;
 
 /// All frames of one announcement: both forms of gratuitous ARP, because hosts differ in which they accept, or

@@ -13,6 +13,7 @@ pub mod interface;
 mod keeper;
 pub mod monitor;
 pub mod netlink;
+pub mod probe;
 
 pub use keeper::{
     AddressKeeper, AddressState, KeeperError, KeeperEvent, LIFETIME_S, LinkState, RemovalReason,

@@ -1,6 +1,6 @@
 //! Client of the replicator on this host: HTTP with JSON over its Unix socket (`baton_replicator::api`).
 //!
-//! Owns nothing but the path of the socket. Every call opens a connection of its own, so that a replicator
+//! Owns nothing but the path of the socket and when it answered last. Every call opens a connection of its own, so that a replicator
 //! that was restarted is noticed at once and no call waits behind another. Every call is bounded, and all
 //! commands are idempotent: who does not know whether a call arrived repeats it. If the agent dies nothing
 //! here needs to be undone; the replicator keeps the last desired state until its serve-until deadline.
@@ -9,14 +9,17 @@ mod follow;
 
 pub use follow::{Followed, follow};
 
-use baton_replicator::api::{Desired, Format, Problem, Status, VolumeConfig, VolumeStatus};
-use baton_replicator::types::VolumeName;
+use crate::heartbeat::clock;
+use baton_replicator::api::{Desired, Format, Problem, Status, VerifyRequest, VolumeConfig, VolumeStatus};
+use baton_replicator::types::{Instant, VolumeName};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::UnixStream;
 
@@ -98,19 +101,27 @@ impl ReplicaError {
 #[derive(Clone, Debug)]
 pub struct ReplicaClient {
     socket: PathBuf,
+    /// When the newest status arrived, nanoseconds of CLOCK_BOOTTIME; 0 = never.
+    answered: Arc<AtomicU64>,
 }
 
 impl ReplicaClient {
     /// A client for `<run-dir>/replicator.sock`. Connects at each call.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self { socket: socket.into(), answered: Arc::default() }
     }
 
     /// The control socket.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// When the newest status arrived; none if none ever did.
+    #[must_use]
+    pub fn answered(&self) -> Option<Instant> {
+        Some(Instant(self.answered.load(Ordering::Relaxed))).filter(|at| *at > Instant::ZERO)
     }
 
     /// Everything, as soon as its version is greater than `after`, or after `wait` (at most 30 s).
@@ -121,7 +132,9 @@ impl ReplicaClient {
         let wait = wait.min(STATUS_WAIT_MAX);
         let path = format!("/v1/status?after={after}&wait_ms={}", wait.as_millis());
         let body = self.call(Method::GET, &path, None, wait + STATUS_MARGIN).await?;
-        body.json()
+        let status = body.json()?;
+        self.answered.store(clock::now().0, Ordering::Relaxed);
+        Ok(status)
     }
 
     /// Creates the volume's backing store and metadata if both are absent, and attaches it.
@@ -156,6 +169,24 @@ impl ReplicaClient {
         let path = format!("/v1/volumes/{volume}/format");
         let body = encode(&Format { filesystem: filesystem.to_owned() });
         self.call(Method::POST, &path, Some(body), FORMAT_TIMEOUT).await.map(drop)
+    }
+
+    /// Compares the replicas; answers when it has begun. Idempotent by the request's id.
+    ///
+    /// # Errors
+    /// See [`ReplicaError`]; refused unless primary and connected to a peer.
+    pub async fn verify(&self, volume: &VolumeName, request: &VerifyRequest) -> Result<(), ReplicaError> {
+        let path = format!("/v1/volumes/{volume}/verify");
+        self.call(Method::POST, &path, Some(encode(request)), LOCAL_TIMEOUT).await.map(drop)
+    }
+
+    /// Stops comparing them.
+    ///
+    /// # Errors
+    /// See [`ReplicaError`].
+    pub async fn stop_verify(&self, volume: &VolumeName) -> Result<(), ReplicaError> {
+        let path = format!("/v1/volumes/{volume}/verify");
+        self.call(Method::DELETE, &path, None, LOCAL_TIMEOUT).await.map(drop)
     }
 
     /// Flushes, marks the clean shutdown and closes a secondary volume.

@@ -29,6 +29,7 @@ fn volume(epoch: u64) -> VolumeStatus {
         generation: Generation(1),
         boot: BootId(9),
         device: None,
+        held: false,
         filesystem: None,
         frozen: None,
         frozen_since: None,
@@ -37,6 +38,7 @@ fn volume(epoch: u64) -> VolumeStatus {
         activity_log_extents: 0,
         counters: Counters::default(),
         alarms: vec![],
+        verify: None,
     }
 }
 
@@ -45,7 +47,7 @@ async fn status(State(fake): State<Fake>, Query(q): Query<HashMap<String, u64>>)
     let wait = Duration::from_millis(q["wait_ms"]);
     let _ = tokio::time::timeout(wait, version.wait_for(|v| *v > q["after"])).await;
     let version = *version.borrow();
-    Json(Status { version, node: None, volumes: vec![volume(version)] })
+    Json(Status { version, volumes: vec![volume(version)], ..Status::default() })
 }
 
 async fn desired(UrlPath(_): UrlPath<String>, Json(desired): Json<Desired>) -> axum::response::Response {
@@ -88,6 +90,7 @@ fn wish(number: u64) -> Desired {
         role: Role::Primary,
         required: vec![],
         accept_data_loss: false,
+        order: 0,
         force: false,
     }
 }
@@ -105,8 +108,11 @@ async fn commands_reach_the_replicator_and_its_refusals_come_back_in_its_words()
         metadata: "/y".into(),
         peers: vec![],
         protocol: Protocol::C,
+        transport: Default::default(),
         peer_timeout_ms: 1000,
         resync_rate: 0,
+        resync_min_rate: 4 << 20,
+        target_latency_us: 0,
     };
     client.configure(&config).await.unwrap();
     client.detach(&name).await.unwrap();

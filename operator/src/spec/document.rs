@@ -1,13 +1,12 @@
-//! The document from the top down: cluster, timers, nodes, groups, volumes, checks, whom to tell. Services have a file
-//! of their own.
+//! The document from the top down: cluster, timers, nodes, groups, volumes, checks. Services and whom to
+//! tell have files of their own.
 
-use super::model::{
-    AfterPowerLoss, Check, CheckProbe, Group, Node as NodeSpec, NotifyTarget, Spec, Volume, VolumeBacking,
-};
+use super::model::{AfterPowerLoss, Check, CheckProbe, Group, Node as NodeSpec, Spec, Volume, VolumeBacking};
 use super::read::{Reader, join};
 use super::tree::{Node, Value};
+use super::volume::ResyncLimits;
 use super::{Cidr, Timers};
-use baton_replicator::types::Protocol;
+use baton_replicator::types::{Protocol, Transport};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -19,6 +18,8 @@ impl Reader<'_> {
         self.lines.insert(String::new(), root.line);
         let cluster = self.get(&mut fields, "cluster", Self::text).unwrap_or_default();
         let heartbeat = self.get(&mut fields, "heartbeat", Self::timers).unwrap_or_default();
+        // Before the groups, whose volumes may say otherwise.
+        self.transport = self.get(&mut fields, "transport", Self::transport_word).unwrap_or_default();
         let nodes = self.get(&mut fields, "nodes", |r, n, p| r.map(n, p, Self::node)).unwrap_or_default();
         let groups = self.get(&mut fields, "groups", |r, n, p| r.map(n, p, Self::group)).unwrap_or_default();
         let notify =
@@ -62,6 +63,16 @@ impl Reader<'_> {
         })
     }
 
+    fn transport_word(&mut self, node: &Node, path: &str) -> Option<Transport> {
+        self.scalar(node, path, |text| match text {
+            "tls" => Ok(Transport::Tls),
+            "plain" => Ok(Transport::Plain),
+            other => Err(format!(
+                "'{other}' is not known; write tls, or plain for a cable that only the hosts are on"
+            )),
+        })
+    }
+
     fn node(&mut self, node: &Node, path: &str) -> Option<NodeSpec> {
         let mut fields = self.fields(node, path, "address, replication");
         let address = self.get(&mut fields, "address", Self::address);
@@ -69,10 +80,24 @@ impl Reader<'_> {
             self.error(node.line, &join(path, "address"), "is missing; give the node's IP address");
         }
         let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let replication = self.get(&mut fields, "replication", Self::address).unwrap_or(address);
+        let mut replication = self
+            .get(&mut fields, "replication", |r, n, p| r.one_or_more(n, p, Self::address))
+            .unwrap_or_default();
+        if replication.is_empty() {
+            replication.push(address);
+        }
+        let mut listed = replication.clone();
+        listed.sort_unstable();
+        if listed.windows(2).any(|pair| pair[0] == pair[1]) {
+            self.error(
+                node.line,
+                &join(path, "replication"),
+                "has an address twice; each is a link of its own",
+            );
+        }
         let mut heartbeat = self
             .get(&mut fields, "heartbeat", |r, n, p| r.one_or_more(n, p, Self::address))
-            .unwrap_or_else(|| vec![address, replication]);
+            .unwrap_or_else(|| [&[address][..], &replication].concat());
         let mut seen = Vec::new();
         heartbeat.retain(|a| {
             !seen.contains(a) && {
@@ -154,13 +179,20 @@ impl Reader<'_> {
                     })
                 })
                 .unwrap_or_default(),
+            transport: self.get(&mut f, "transport", Self::transport_word).unwrap_or(self.transport),
             backing: self.get(&mut f, "backing", Self::backing).unwrap_or_default(),
             mount_options: self
                 .get(&mut f, "mount_options", |r, n, p| r.one_or_more(n, p, Self::text))
                 .unwrap_or_default()
                 .join(","),
             peer_timeout: self.get(&mut f, "peer_timeout", Self::duration).unwrap_or(self.peer_timeout),
-            resync_rate: self.get(&mut f, "resync_rate", Self::size).unwrap_or(0),
+            resync: {
+                // The word of the first release; `resync: { rate: … }` since.
+                let rate = self.get(&mut f, "resync_rate", Self::size);
+                let limits = self.get(&mut f, "resync", Self::resync_limits);
+                limits.unwrap_or_else(|| ResyncLimits { rate: rate.unwrap_or(0), ..ResyncLimits::default() })
+            },
+            verify: self.get(&mut f, "verify", Self::verify_schedule),
         };
         self.finish(f);
         Some(volume)
@@ -241,31 +273,5 @@ impl Reader<'_> {
         };
         self.finish(f);
         probe.map(|probe| Check { probe, interval, timeout, retries, service })
-    }
-
-    fn notify_target(&mut self, node: &Node, path: &str) -> Option<NotifyTarget> {
-        let mut outer = self.fields(node, path, "mail or webhook");
-        let mail = self.get(&mut outer, "mail", |r, n, p| {
-            let mut f = r.fields(n, p, "to, via");
-            let to = r.get(&mut f, "to", |r, n, p| r.one_or_more(n, p, Self::text)).unwrap_or_default();
-            let via = r.get(&mut f, "via", Self::text);
-            let from = r.get(&mut f, "from", Self::text);
-            r.finish(f);
-            if to.is_empty() || via.is_none() {
-                r.error(n.line, p, "needs to (recipients) and via, e.g. \"smtp://mail:25\"");
-            }
-            via.map(|via| NotifyTarget::Mail { to, via, from })
-        });
-        let webhook = self.get(&mut outer, "webhook", |r, n, p| {
-            let mut f = r.fields(n, p, "url");
-            let url = r.get(&mut f, "url", Self::text);
-            r.finish(f);
-            url.map(|url| NotifyTarget::Webhook { url })
-        });
-        if outer.entries.is_empty() {
-            self.error(node.line, path, "says nothing; give mail or webhook");
-        }
-        self.finish(outer);
-        mail.or(webhook)
     }
 }

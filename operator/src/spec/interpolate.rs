@@ -21,8 +21,9 @@ pub(super) fn interpolate(
             out.push_str(line);
             continue;
         }
-        let mut report =
-            |message: String| errors.push(SpecError { line: index + 1, path: String::new(), message });
+        let mut report = |message: String| {
+            errors.push(SpecError { line: index + 1, column: 0, path: String::new(), message })
+        };
         let mut chars = line.char_indices().peekable();
         while let Some((at, c)) = chars.next() {
             match (c, chars.peek().map(|&(_, next)| next)) {

@@ -7,25 +7,34 @@
 //!
 //! Nothing here does I/O: the environment comes in as a function.
 
+pub mod diff;
 mod document;
 mod interpolate;
+mod masked;
 mod model;
+mod notify;
 mod read;
+pub mod reference;
 mod service;
 mod timers;
 mod tree;
 mod units;
 mod validate;
+mod volume;
 
 #[cfg(test)]
 mod tests;
 
+pub use diff::{Change, Facts, GroupFacts, Impact, Plan};
+pub use masked::{HIDDEN, masked};
 pub use model::{
-    AfterPowerLoss, Check, CheckProbe, Condition, Group, HealthTest, Healthcheck, Mount, MountSource, Node,
-    NotifyTarget, Service, Spec, Ulimit, Volume, VolumeBacking,
+    AfterPowerLoss, Channel, Check, CheckProbe, Condition, Exec, Group, HealthTest, Healthcheck, Mail,
+    MailTls, Mount, MountSource, Node, NotifyTarget, Service, Severity, Spec, Ulimit, Volume, VolumeBacking,
+    Webhook,
 };
 pub use timers::Timers;
 pub use units::{Cidr, format_duration, format_size, parse_duration, parse_size};
+pub use volume::ResyncLimits;
 
 use std::fmt;
 
@@ -34,6 +43,8 @@ use std::fmt;
 pub struct SpecError {
     /// Line in the document, from 1; 0 if it concerns the document as a whole.
     pub line: usize,
+    /// Column in that line, from 1; 0 if it is not known.
+    pub column: usize,
     /// The field, e.g. `groups.web.volumes.webstore.size`; empty for a syntax error.
     pub path: String,
     /// What is wrong and what to do about it.
@@ -67,6 +78,9 @@ impl fmt::Display for SpecErrors {
             write!(f, "{}:", self.file)?;
             if error.line > 0 {
                 write!(f, "{}:", error.line)?;
+                if error.column > 0 {
+                    write!(f, "{}:", error.column)?;
+                }
             }
             if !error.path.is_empty() {
                 write!(f, " {}:", error.path)?;
@@ -75,6 +89,20 @@ impl fmt::Display for SpecErrors {
         }
         Ok(())
     }
+}
+
+/// Where the field stands in its line: its key, or else whatever the line begins with.
+fn column(line: &str, path: &str) -> usize {
+    let key = path.rsplit('.').next().unwrap_or(path);
+    let key = key.split('[').next().unwrap_or(key);
+    let is_key = |at: &usize| {
+        let before = line[..*at].chars().next_back();
+        let after = line[at + key.len()..].trim_start_matches(['"', '\'']);
+        after.starts_with(':') && before.is_none_or(|c| !(c.is_alphanumeric() || "_-.".contains(c)))
+    };
+    let found = if key.is_empty() { None } else { line.match_indices(key).map(|(at, _)| at).find(is_key) };
+    let at = found.or_else(|| line.find(|c: char| !c.is_whitespace() && c != '-')).unwrap_or(0);
+    line[..at].chars().count() + 1
 }
 
 impl Spec {
@@ -100,6 +128,10 @@ impl Spec {
         };
         errors.sort();
         errors.dedup();
+        let lines: Vec<&str> = text.lines().collect();
+        for error in errors.iter_mut().filter(|e| e.column == 0 && !e.path.is_empty()) {
+            error.column = lines.get(error.line.wrapping_sub(1)).map_or(0, |line| column(line, &error.path));
+        }
         match spec {
             Some(spec) if errors.is_empty() => Ok(spec),
             _ => Err(SpecErrors { file: "cluster.yaml".into(), errors }),

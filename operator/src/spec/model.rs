@@ -1,8 +1,10 @@
 //! What a specification says, typed. Plain data; [`Spec::parse`] is the only way to a checked one.
 
+use super::volume::ResyncLimits;
 use super::{Cidr, Timers};
-use baton_replicator::types::{GroupName, NodeName, Protocol, VolumeName};
-use serde::Serialize;
+use crate::core::verify::Schedule;
+use baton_replicator::types::{GroupName, NodeName, Protocol, Transport, VolumeName};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -31,9 +33,9 @@ pub struct Spec {
 pub struct Node {
     /// Its address on the clients' network; heartbeats go there.
     pub address: IpAddr,
-    /// Its address for replication (default: `address`).
-    pub replication: IpAddr,
-    /// Where heartbeats are sent, one per link (default: `address`, and `replication` if it is another one).
+    /// Its addresses for replication, one per link, in order of preference (default: `address`). Never empty.
+    pub replication: Vec<IpAddr>,
+    /// Where heartbeats are sent, one per link (default: `address`, and those of `replication` that are others).
     /// Never empty.
     pub heartbeat: Vec<IpAddr>,
 }
@@ -104,14 +106,18 @@ pub struct Volume {
     pub filesystem: String,
     /// Replication protocol.
     pub protocol: Protocol,
+    /// How its blocks travel; the cluster's unless it says otherwise.
+    pub transport: Transport,
     /// Block devices instead of files.
     pub backing: VolumeBacking,
     /// Options for mount, comma separated; may be empty.
     pub mount_options: String,
     /// I/O that waits longer than this for a connected peer counts the peer as lost.
     pub peer_timeout: Duration,
-    /// Upper bound of the resync rate, bytes per second; 0 = unbounded.
-    pub resync_rate: u64,
+    /// What bounds resync and verify.
+    pub resync: ResyncLimits,
+    /// When it verifies by itself; none: only when asked to.
+    pub verify: Option<Schedule>,
 }
 
 /// When a dependency counts as fulfilled, in Compose's words.
@@ -276,22 +282,105 @@ pub struct Check {
     pub service: Option<String>,
 }
 
-/// Whom to tell, and how.
+/// How bad a thing is, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// As planned.
+    Info,
+    /// Someone should look.
+    #[default]
+    Warning,
+    /// The service is affected.
+    Critical,
+}
+
+/// Whom to tell, how, and of what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NotifyTarget {
+    /// The way there.
+    pub channel: Channel,
+    /// What is less severe is not told.
+    pub severity: Severity,
+    /// Only these groups, and nothing that concerns the cluster as a whole; empty = no such limit.
+    pub groups: Vec<GroupName>,
+    /// A state that lasts is told again after each such time; none = once.
+    pub alert_every: Option<Duration>,
+    /// Tell the end of what was told.
+    pub recovery: bool,
+    /// A state is told when it has lasted this long, and its end when it has been over this long.
+    pub hold: Duration,
+    /// More than this are put together.
+    pub max_per_hour: u32,
+}
+
+/// The way to a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum NotifyTarget {
+pub enum Channel {
     /// Electronic mail.
-    Mail {
-        /// Recipients.
-        to: Vec<String>,
-        /// `smtp://host:port`.
-        via: String,
-        /// Sender; none = `baton@<node>`.
-        from: Option<String>,
-    },
-    /// POST of the event as JSON.
-    Webhook {
-        /// The URL.
-        url: String,
-    },
+    Mail(Mail),
+    /// POST of the message as JSON.
+    Webhook(Webhook),
+    /// A command in the agent's container.
+    Exec(Exec),
+}
+
+/// Encryption of the connection to the mail server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MailTls {
+    /// None.
+    None,
+    /// STARTTLS if the server offers it.
+    Opportunistic,
+    /// STARTTLS, or no mail.
+    Required,
+    /// TLS from the first byte (`smtps://`).
+    Wrapped,
+}
+
+/// Electronic mail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mail {
+    /// Recipients.
+    pub to: Vec<String>,
+    /// Name or address of the mail server.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Encryption.
+    pub tls: MailTls,
+    /// Sender; none = `baton@<node>`.
+    pub from: Option<String>,
+    /// User to authenticate as.
+    pub user: Option<String>,
+    /// File with the user's password, on every node.
+    pub password_file: Option<PathBuf>,
+    /// CA certificates (PEM) to check the server against instead of the public ones, on every node.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// POST of the message as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Webhook {
+    /// The URL.
+    pub url: String,
+    /// File with a bearer token, on every node.
+    pub token_file: Option<PathBuf>,
+    /// File with the key of the signature (HMAC-SHA256), on every node.
+    pub secret_file: Option<PathBuf>,
+    /// CA certificates (PEM) to check the server against instead of the public ones, on every node.
+    pub ca_file: Option<PathBuf>,
+    /// Bound of one attempt.
+    pub timeout: Duration,
+}
+
+/// A command in the agent's container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Exec {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// After this it is killed.
+    pub timeout: Duration,
 }

@@ -6,6 +6,7 @@
 
 use super::tree::{Entry, Node, Value};
 use super::{SpecError, Timers, parse_duration, parse_size};
+use baton_replicator::types::Transport;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 use std::str::FromStr;
@@ -18,6 +19,8 @@ pub(super) struct Reader<'e> {
     positions: HashMap<String, Vec<usize>>,
     /// Of the cluster; volumes may have another one.
     pub(super) peer_timeout: Duration,
+    /// The same.
+    pub(super) transport: Transport,
 }
 
 /// The fields of one mapping. Dropping what was not taken is an error: see [`Reader::finish`].
@@ -38,6 +41,7 @@ impl<'e> Reader<'e> {
             lines: HashMap::new(),
             positions: HashMap::new(),
             peer_timeout: Timers::default().peer_timeout,
+            transport: Transport::default(),
         }
     }
 
@@ -68,7 +72,7 @@ impl<'e> Reader<'e> {
     }
 
     pub fn error(&mut self, line: usize, path: &str, message: impl Into<String>) {
-        self.errors.push(SpecError { line, path: path.into(), message: message.into() });
+        self.errors.push(SpecError { line, column: 0, path: path.into(), message: message.into() });
     }
 
     pub fn fields<'n>(&mut self, node: &'n Node, path: &str, what: &str) -> Fields<'n> {

@@ -24,6 +24,30 @@ fn broken(from: &str, to: &str, expected: &str) {
 }
 
 #[test]
+fn blocks_travel_in_tls_unless_cluster_or_volume_say_otherwise_and_by_the_links_in_their_order() {
+    let read = |text: &str| Spec::parse(text, none).unwrap_or_else(|e| panic!("{e}"));
+    let transports = |spec: &Spec| -> Vec<&str> {
+        let volumes = &spec.groups[&group("web")].volumes;
+        ["logs", "webstore"].map(|v| volumes[&VolumeName::new(v).unwrap()].transport.word()).to_vec()
+    };
+    assert_eq!(transports(&read(GOOD)), ["tls", "tls"]);
+    // Wherever it stands in the document.
+    let plain = format!("{GOOD}transport: plain\n");
+    assert_eq!(transports(&read(&plain)), ["plain", "plain"]);
+    let one = plain.replacen("size: 1GiB", "size: 1GiB, transport: tls", 1);
+    assert_eq!(transports(&read(&one)), ["plain", "tls"]);
+    broken("size: 1GiB", "size: 1GiB, transport: ipsec", "'ipsec' is not known; write tls, or plain");
+
+    let two = GOOD.replacen("replication: 9.0.0.1", "replication: [9.0.0.1, 192.168.0.5]", 1);
+    let (one, two) = (read(GOOD), read(&two));
+    let links = |spec: &Spec| spec.nodes[&NodeName::new("tho-web1").unwrap()].replication.clone();
+    let ip = |text: &str| text.parse::<std::net::IpAddr>().unwrap();
+    assert_eq!(links(&one), [ip("9.0.0.1")]);
+    assert_eq!(links(&two), [ip("9.0.0.1"), ip("192.168.0.5")]);
+    broken("replication: 9.0.0.1", "replication: [9.0.0.1, 9.0.0.1]", "has an address twice");
+}
+
+#[test]
 fn the_good_document_is_read_as_meant() {
     let spec = Spec::parse(GOOD, none).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(spec.cluster, "tholdi");
@@ -82,7 +106,7 @@ fn the_good_document_is_read_as_meant() {
     assert_eq!(web.checks.len(), 3);
     assert_eq!(web.checks[2].service.as_deref(), Some("mysql"));
     assert_eq!(web.after_power_loss, AfterPowerLoss::Start);
-    assert!(matches!(&spec.notify["operators"], NotifyTarget::Mail { to, .. } if to == &["sip@tholdi.com"]));
+    assert!(matches!(&spec.notify["operators"].channel, Channel::Mail(m) if m.to == ["sip@tholdi.com"]));
     serde_json::to_string(&spec).expect("can be shown as JSON");
 }
 
@@ -99,6 +123,9 @@ fn the_text_kept_reads_the_same_with_no_environment() {
 fn all_errors_come_at_once_with_line_and_path() {
     let errors = Spec::parse(include_str!("testdata/bad.yaml"), none).expect_err("is full of errors");
     let text = format!("{}\n", errors.in_file("bad.yaml"));
+    if std::env::var_os("BATON_UPDATE_GOLDEN").is_some() {
+        std::fs::write("src/spec/testdata/bad.errors", &text).expect("written");
+    }
     assert_eq!(text, include_str!("testdata/bad.errors"), "got:\n{text}");
 }
 
@@ -263,4 +290,67 @@ fn the_demos_specification_is_good() {
     let web = &spec.groups[&group("web")];
     assert_eq!(web.addresses[0].address.to_string(), "10.77.0.100");
     assert!(web.volumes.contains_key(&VolumeName::new("webstore").unwrap()));
+}
+
+/// The good document with another way to tell the operators.
+fn notified(target: &str) -> Result<NotifyTarget, String> {
+    let (before, _) = GOOD.split_once("  operators: ").expect("the good document tells the operators");
+    let text = format!("{before}  operators: {target}\n");
+    let spec = Spec::parse(&text, none).map_err(|e| e.to_string())?;
+    Ok(spec.notify["operators"].clone())
+}
+
+#[test]
+fn who_is_told_and_how() {
+    let target = notified(
+        "{ mail: { to: [sip@tholdi.com, 'Night <n@tholdi.com>'], via: 'smtp://10.0.0.9:587', user: baton, \
+         password_file: /etc/baton/mail/password, ca_file: /etc/baton/mail/ca.pem }, severity: info, groups: web, \
+         alert_every: 1h, recovery: false, hold: 30s, max_per_hour: 5 }",
+    )
+    .unwrap();
+    let Channel::Mail(mail) = &target.channel else { panic!("{target:?}") };
+    assert_eq!((mail.host.as_str(), mail.port, mail.tls), ("10.0.0.9", 587, MailTls::Required));
+    assert_eq!((target.severity, target.recovery, target.max_per_hour), (Severity::Info, false, 5));
+    assert_eq!(target.alert_every, Some(Duration::from_secs(3600)));
+    for (via, expected) in [
+        ("smtp://mail", ("mail", 25, MailTls::Opportunistic)),
+        ("smtp://mail:80", ("mail", 80, MailTls::Opportunistic)),
+        ("smtps://[fd00::9]", ("fd00::9", 465, MailTls::Wrapped)),
+    ] {
+        let target = notified(&format!("{{ mail: {{ to: a@b.c, via: '{via}' }} }}")).unwrap();
+        let Channel::Mail(mail) = target.channel else { panic!("no mail") };
+        assert_eq!((mail.host.as_str(), mail.port, mail.tls), expected, "{via}");
+    }
+    let hook = notified("{ webhook: { url: 'https://hook.example.org/x', timeout: 3s } }").unwrap();
+    assert!(matches!(hook.channel, Channel::Webhook(w) if w.timeout == Duration::from_secs(3)));
+    let exec = notified("{ exec: { command: [/bin/page, now] } }").unwrap();
+    assert!(matches!(exec.channel, Channel::Exec(e) if e.command == ["/bin/page", "now"]));
+}
+
+#[test]
+fn ways_to_tell_that_would_not_work_or_not_be_safe_are_refused() {
+    for (target, expected) in [
+        ("{}", "give mail, webhook or exec"),
+        ("{ exec: { command: [x] }, webhook: { url: 'http://x/' } }", "one of mail, webhook or exec"),
+        ("{ mail: { to: nobody, via: 'smtp://m' } }", "'nobody' is not a mail address"),
+        ("{ mail: { to: a@b, via: 'smtp://u:p@m' } }", "a password does not belong"),
+        ("{ mail: { to: a@b, via: 'smtp://m/x' } }", "nothing else"),
+        ("{ mail: { to: a@b, via: 'smtp://m', user: u } }", "user and password_file go together"),
+        (
+            "{ mail: { to: a@b, via: 'smtp://m', user: u, password_file: /p, tls: opportunistic } }",
+            "in clear",
+        ),
+        ("{ mail: { to: a@b, via: 'smtps://m', tls: none } }", "TLS from the first byte"),
+        ("{ mail: { to: a@b, via: 'smtp://m' }, groups: [db] }", "there is no group called db"),
+        ("{ mail: { to: a@b, via: 'smtp://m' }, alert_every: 1s }", "too short"),
+        ("{ mail: { to: a@b, via: 'smtp://m' }, max_per_hour: 0 }", "at least 1"),
+        ("{ webhook: { url: 'ftp://x/' } }", "is not a URL"),
+        ("{ webhook: { url: 'http://u:p@x/' } }", "token_file"),
+        ("{ exec: { command: [] } }", "needs command"),
+        ("{ exec: { command: [x], timeout: 5m } }", "too long"),
+        ("{ exec: { command: [x] }, severity: loud }", "write info, warning or critical"),
+    ] {
+        let errors = notified(target).expect_err(target);
+        assert!(errors.contains(expected), "{target}: {errors}");
+    }
 }

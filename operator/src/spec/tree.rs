@@ -62,7 +62,7 @@ struct Builder<'a, I: Iterator<Item = Result<(Event<'a>, Span), ScanError>>> {
 }
 
 fn error(line: usize, message: impl Into<String>) -> SpecError {
-    SpecError { line, path: String::new(), message: message.into() }
+    SpecError { line, column: 0, path: String::new(), message: message.into() }
 }
 
 impl<'a, I: Iterator<Item = Result<(Event<'a>, Span), ScanError>>> Builder<'a, I> {
@@ -73,7 +73,9 @@ impl<'a, I: Iterator<Item = Result<(Event<'a>, Span), ScanError>>> Builder<'a, I
                 Some(Ok((Event::Comment(..), _))) => {}
                 Some(Ok((event, span))) => return Ok((event, span.start.line())),
                 Some(Err(e)) => {
-                    return Err(error(e.marker().line(), format!("not valid YAML: {}", e.info())));
+                    let at = e.marker();
+                    let error = error(at.line(), format!("not valid YAML: {}", e.info()));
+                    return Err(SpecError { column: at.col() + 1, ..error });
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! What must hold between the fields of a specification: references exist, nothing is claimed twice, timers fit.
 
-use super::model::{CheckProbe, Condition, Group, HealthTest, MountSource, NotifyTarget, Spec};
+use super::model::{CheckProbe, Condition, Group, HealthTest, MountSource, Spec};
 use super::read::Reader;
 use super::{format_duration, format_size};
 use baton_replicator::types::GroupName;
@@ -31,7 +31,7 @@ pub(super) fn validate(spec: &Spec, r: &mut Reader<'_>) {
     }
     let mut addresses: BTreeMap<IpAddr, String> = BTreeMap::new();
     for (name, node) in &spec.nodes {
-        for address in [node.address, node.replication] {
+        for address in std::iter::once(node.address).chain(node.replication.iter().copied()) {
             addresses.entry(address).or_insert_with(|| format!("nodes.{name}"));
         }
     }
@@ -60,13 +60,7 @@ pub(super) fn validate(spec: &Spec, r: &mut Reader<'_>) {
         }
         self::group(spec, &path, group, r);
     }
-    for (name, target) in &spec.notify {
-        if let NotifyTarget::Mail { via, .. } = target
-            && !via.starts_with("smtp://")
-        {
-            r.at(&format!("notify.{name}.mail.via"), format!("'{via}' must begin with smtp://"));
-        }
-    }
+    super::notify::validate(spec, r);
 }
 
 fn timers(spec: &Spec, r: &mut Reader<'_>) {
@@ -91,8 +85,8 @@ fn nodes(spec: &Spec, r: &mut Reader<'_>) {
     let mut seen: BTreeMap<IpAddr, String> = BTreeMap::new();
     let links = spec.nodes.values().next().map_or(1, |n| n.heartbeat.len());
     for (name, node) in &spec.nodes {
-        for (field, address) in [("address", node.address), ("replication", node.replication)]
-            .into_iter()
+        for (field, address) in std::iter::once(("address", node.address))
+            .chain(node.replication.iter().map(|a| ("replication", *a)))
             .chain(node.heartbeat.iter().map(|a| ("heartbeat", *a)))
         {
             if address.is_unspecified() {
@@ -299,7 +293,7 @@ fn checks(path: &str, group: &Group, r: &mut Reader<'_>) {
     }
 }
 
-fn at_least(r: &mut Reader<'_>, path: &str, value: Duration, least: Duration) {
+pub(super) fn at_least(r: &mut Reader<'_>, path: &str, value: Duration, least: Duration) {
     if value < least {
         r.at(
             path,
@@ -308,7 +302,7 @@ fn at_least(r: &mut Reader<'_>, path: &str, value: Duration, least: Duration) {
     }
 }
 
-fn unknown<K: Display>(what: &str, name: impl Display, known: impl Iterator<Item = K>) -> String {
+pub(super) fn unknown<K: Display>(what: &str, name: impl Display, known: impl Iterator<Item = K>) -> String {
     let known: Vec<String> = known.map(|k| k.to_string()).collect();
     if known.is_empty() {
         format!("there is no {what} called {name}; none is defined")

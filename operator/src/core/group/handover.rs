@@ -21,6 +21,9 @@ impl GroupCore {
         if view.mode(&self.cfg.me) == NodeMode::Maintenance {
             return None;
         }
+        if let Some(why) = self.retiring() {
+            return Some((None, why.into()));
+        }
         if let Some(v) = self.disk_gone() {
             return Some((None, format!("the disk of volume {} is gone", v.volume)));
         }
@@ -64,6 +67,9 @@ impl GroupCore {
 
     pub(super) fn step_wish(&mut self) {
         let Some((to, why)) = self.wish() else { return };
+        if self.stop_for_good() {
+            return;
+        }
         let candidates = to.map_or_else(|| self.cfg.nodes.clone(), |n| vec![n]);
         let mut refusals = Vec::new();
         for node in candidates.into_iter().filter(|n| *n != self.cfg.me) {

@@ -28,6 +28,7 @@ mod handover;
 mod identity;
 mod leader;
 mod ledger;
+mod retire;
 mod standby;
 mod state;
 #[cfg(test)]
@@ -36,7 +37,7 @@ mod types;
 mod volumes;
 
 pub use state::State;
-pub use types::{Action, AfterPowerLoss, EtcdFacts, Event, Facts, GroupConfig, GroupView, Severity};
+pub use types::{Action, AfterPowerLoss, EtcdFacts, Event, Facts, GroupConfig, GroupView, Retire, Severity};
 
 use crate::core::promises::{GroupFacts, Intent, Part};
 use crate::core::record::{Durable, Record};
@@ -166,6 +167,7 @@ impl GroupCore {
             Event::Run(report) => self.run = report,
             Event::Restarting => self.restarting = true,
             Event::Recover => self.recover(),
+            Event::Configured(cfg) => self.configured(*cfg),
         }
         self.step();
         std::mem::take(&mut self.out)

@@ -218,6 +218,9 @@ impl GroupCore {
             NodeMode::Standby => return Err("the node is in standby mode".into()),
             NodeMode::Maintenance => return Err("the node is in maintenance mode".into()),
         }
+        if let Some(why) = self.retiring() {
+            return Err(why.into());
+        }
         if self.now < self.unfit_until {
             return Err("the group failed here a short while ago".into());
         }

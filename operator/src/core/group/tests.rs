@@ -2,7 +2,7 @@
 
 use super::volumes::fold_boots;
 use super::*;
-use crate::core::record::{InSync, LeaderKey, NodeKeys, Outcome, Versioned};
+use crate::core::record::{InSync, LeaderKey, NodeKeys, Outcome, TxnKind, Versioned};
 use crate::core::timing::Timers;
 use baton_replicator::api::PeerStatus;
 use baton_replicator::types::{ConnectionState, DiskState, Generation, GroupName, Role, TermId};
@@ -28,6 +28,7 @@ fn config() -> GroupConfig {
         auto_failback: false,
         after_power_loss: AfterPowerLoss::Wait,
         timers: Timers::default(),
+        retire: None,
     }
 }
 
@@ -73,6 +74,7 @@ fn replica(role: Role) -> VolumeStatus {
         oldest_unacked_ms: 0,
         lag_us: 0,
         resync: None,
+        link: None,
     };
     VolumeStatus {
         volume: VolumeName::new("store").expect("name"),
@@ -84,6 +86,7 @@ fn replica(role: Role) -> VolumeStatus {
         generation: Generation(1),
         boot: BootId(2),
         device: None,
+        held: false,
         filesystem: None,
         frozen: None,
         frozen_since: None,
@@ -92,6 +95,7 @@ fn replica(role: Role) -> VolumeStatus {
         activity_log_extents: 0,
         counters: Default::default(),
         alarms: Vec::new(),
+        verify: None,
     }
 }
 
@@ -204,6 +208,11 @@ impl Stage {
     }
 }
 
+fn configured(nodes: &[&str], retire: Option<Retire>) -> Event {
+    let nodes = nodes.iter().map(|n| node(n)).collect();
+    Event::Configured(Box::new(GroupConfig { nodes, retire, ..config() }))
+}
+
 fn events() -> Vec<(&'static str, Event)> {
     let higher = Epoch { number: 9, term: TermId(9) };
     let mut other = replica(Role::Primary);
@@ -233,6 +242,10 @@ fn events() -> Vec<(&'static str, Event)> {
         ("failed", report(Phase::Failed)),
         ("restarting", Event::Restarting),
         ("recover", Event::Recover),
+        ("configured", configured(&["a", "b"], None)),
+        ("the other node is gone", configured(&["b", "c"], None)),
+        ("the group is gone", configured(&["a", "b"], Some(Retire::Group))),
+        ("this node is gone", configured(&["a", "c"], Some(Retire::Node))),
     ]
 }
 
@@ -330,4 +343,98 @@ fn boot_ids_fold_to_one_that_changes_with_each() {
     assert_ne!(both, fold_boots([id(9), id(7)]));
     assert_ne!(both, fold_boots([id(7), id(10)]));
     assert_ne!(both, fold_boots([id(8), id(9)]));
+}
+
+impl Stage {
+    fn txn(&self) -> crate::core::record::Txn {
+        let sent =
+            self.actions.iter().find_map(|a| if let Action::Txn(txn) = a { Some(txn.clone()) } else { None });
+        sent.expect("a transaction is sent")
+    }
+
+    /// Reads the record again and finds it so.
+    fn look(&mut self, record: Record) {
+        self.feed(Event::Changed);
+        let id = self.asked(|a| if let Action::Read(id) = a { Some(*id) } else { None });
+        self.feed(Event::Record(id, Some(Box::new(record))));
+    }
+}
+
+#[test]
+fn a_group_that_is_gone_is_stopped_in_order_and_nobody_takes_it_over() {
+    let mut s = Stage::at(State::Serving);
+    s.now = 200;
+    s.feed(configured(&["a", "b"], Some(Retire::Group)));
+    s.feed(tick(200, Some(1200), 10, EPOCH));
+    assert_eq!((s.core.state(), s.core.goal()), (State::HandingOver, Goal::Stop { force: false }));
+    assert!(!s.core.retired());
+    s.feed(report(Phase::Stopped));
+    s.feed(Event::Replicas(Some(vec![replica(Role::Secondary)])));
+    let resign = s.txn();
+    assert_eq!((resign.kind, resign.leader), (TxnKind::Resign, crate::core::record::LeaderWrite::Delete));
+    s.feed(Event::Txn(resign.id, Outcome::Committed { revision: 30 }));
+    assert_eq!(s.core.state(), State::Standby);
+    s.look(Record { revision: 40, ..record(None, EPOCH) });
+    assert!(s.core.retired());
+
+    // The standby goes on acknowledging while the leader stops, and does not take over afterwards.
+    let mut s = Stage::at(State::Standby);
+    s.feed(configured(&["a", "b"], Some(Retire::Group)));
+    assert!(matches!(s.core.intent().part, Part::Standby { acknowledge: true, .. }));
+    assert!(!s.core.retired(), "the leader still counts on it");
+    s.look(record(None, EPOCH));
+    s.now = 9000;
+    s.feed(tick(9000, None, 0, EPOCH));
+    assert_eq!(s.core.state(), State::Standby, "{}", s.core.view_of().reason);
+    assert!(s.core.retired());
+    // Back in the specification, it is a standby like any other.
+    s.feed(configured(&["a", "b"], None));
+    s.feed(tick(9000, None, 0, EPOCH));
+    assert_eq!(s.core.state(), State::Campaigning, "{}", s.core.view_of().reason);
+}
+
+#[test]
+fn a_node_that_is_gone_leaves_when_nobody_counts_on_it() {
+    let mut s = Stage::at(State::Standby);
+    s.feed(configured(&["a", "c"], Some(Retire::Node)));
+    assert!(!s.core.retired(), "it is in the in-sync set");
+    assert!(matches!(s.core.intent().part, Part::Standby { acknowledge: true, .. }));
+    let mut without = record(Some("a"), EPOCH);
+    if let Some(insync) = &mut without.insync {
+        insync.value.members.retain(|m| m.node != node("b"));
+    }
+    s.look(without.clone());
+    assert!(!s.core.retired(), "it is a candidate");
+    if let Some(insync) = &mut without.insync {
+        insync.value.candidates = vec![node("a"), node("c")];
+    }
+    s.look(without);
+    assert!(s.core.retired());
+
+    // Its leader takes it out at once, and goes on without it only when that has committed.
+    let mut s = Stage::at(State::Serving);
+    s.feed(configured(&["b", "c"], None));
+    assert_eq!(s.txn().kind, TxnKind::Remove(vec![node("a")]));
+    assert!(s.core.counts_on().contains(&node("a")));
+    assert!(matches!(s.core.intent().part, Part::Leader { members, .. } if members == [node("a")]));
+}
+
+/// A replicator that died and was started again has the device and is not primary yet.
+#[test]
+fn a_device_that_was_left_is_gone_on_with_by_its_leader_and_let_go_by_others() {
+    let wanted = |state: State| {
+        let mut s = Stage::at(state);
+        s.feed(Event::Replicas(None));
+        let mut left = replica(Role::Secondary);
+        left.held = true;
+        s.feed(Event::Replicas(Some(vec![left])));
+        s.actions.iter().find_map(|a| match a {
+            Action::SetVolume(_, d) => Some((d.role, d.epoch, d.force)),
+            _ => None,
+        })
+    };
+    for state in [State::Waiting, State::Starting, State::Serving, State::Fenced] {
+        assert_eq!(wanted(state), Some((Role::Primary, EPOCH, false)), "{state:?}");
+    }
+    assert_eq!(wanted(State::Standby), Some((Role::Secondary, EPOCH, true)));
 }

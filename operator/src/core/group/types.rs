@@ -40,6 +40,17 @@ pub struct GroupConfig {
     pub after_power_loss: AfterPowerLoss,
     /// The timers.
     pub timers: Timers,
+    /// The specification has no place for the group here any more.
+    pub retire: Option<Retire>,
+}
+
+/// What is gone from the specification. The group is left in good order: see `retire`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retire {
+    /// The group: its leader stops it, nobody takes it over. Record and data stay.
+    Group,
+    /// This node: it hands the group over and replicates until the leader has taken it out of the record.
+    Node,
 }
 
 /// etcd as the driver sees it.
@@ -87,6 +98,8 @@ pub enum Event {
     Restarting,
     /// A person vouches for the etcd that answers now (`baton recover`).
     Recover,
+    /// The specification changed. Group, node and volumes are the same as before.
+    Configured(Box<GroupConfig>),
 }
 
 /// How bad an event is.

@@ -134,6 +134,9 @@ impl GroupCore {
     pub(super) fn lost(&self, member: &Member) -> Option<String> {
         let t = self.cfg.timers;
         let node = &member.node;
+        if !self.cfg.nodes.contains(node) {
+            return Some(format!("{node} is no longer in the specification"));
+        }
         let sent = self.facts.beats.promises.get(node).map_or(Instant::ZERO, |p| p.sent);
         if self.now.since(sent.max(self.led_since)) >= t.warntime {
             return Some(format!("{node} has acknowledged no heartbeat for {} ms", t.warntime.as_millis()));
@@ -222,14 +225,17 @@ impl GroupCore {
                 required: Vec::new(),
                 accept_data_loss: false,
                 force,
+                order: 0, // The driver's: it knows the time of sending.
             })
         };
         let primary = || {
             let required = self.required();
             let epoch = self.epoch;
-            Some(Desired { epoch, role: Role::Primary, required, accept_data_loss: false, force: false })
+            let (accept_data_loss, force, order) = (false, false, 0);
+            Some(Desired { epoch, role: Role::Primary, required, accept_data_loss, force, order })
         };
-        let is_primary = volume.role == Role::Primary;
+        // A replicator that died as primary is primary again, or lets the device go, as if it had not died.
+        let is_primary = volume.role == Role::Primary || volume.held;
         match self.state {
             State::Joining => None,
             State::Standby | State::Campaigning if is_primary => secondary(self.known(), true),
@@ -277,7 +283,7 @@ impl GroupCore {
         self.run.free
             && self.run.phase == Phase::Stopped
             && (self.cfg.volumes.is_empty()
-                || self.volumes().is_some_and(|all| all.iter().all(|v| v.role == Role::Secondary)))
+                || self.volumes().is_some_and(|all| all.iter().all(|v| v.role == Role::Secondary && !v.held)))
     }
 
     /// The first volume of this leader whose I/O has been frozen for longer than `peer_timeout`.
@@ -309,7 +315,7 @@ fn fulfilled(v: &VolumeStatus, d: &Desired) -> bool {
     let mut required = v.required.clone();
     required.sort();
     match d.role {
-        Role::Secondary => v.role == Role::Secondary,
+        Role::Secondary => v.role == Role::Secondary && !v.held,
         Role::Primary => v.role == Role::Primary && v.epoch == d.epoch && required == d.required,
     }
 }

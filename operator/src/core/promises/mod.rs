@@ -133,6 +133,22 @@ impl HeartbeatCore {
         });
     }
 
+    /// Forgets a group that is gone from the specification and from this node.
+    pub fn remove_group(&mut self, group: &GroupName) {
+        self.groups.remove(group);
+    }
+
+    /// Takes over changed timers and another set of peers. What was promised and received stays as it is: every
+    /// promise carries its own length. The caller keeps a peer in the list as long as any record names it.
+    pub fn reconfigure(&mut self, timers: Timers, peers: impl IntoIterator<Item = NodeName>, now: Instant) {
+        self.timers = timers;
+        let mut before = std::mem::take(&mut self.peers);
+        for name in peers.into_iter().filter(|p| *p != self.me) {
+            let peer = before.remove(&name).unwrap_or_else(|| Peer { window: now, ..Peer::default() });
+            self.peers.insert(name, peer);
+        }
+    }
+
     /// The decision core ran: heartbeats may speak for it for another `warntime`.
     pub fn vouch(&mut self, now: Instant, etcd: bool) {
         self.vouched = now;

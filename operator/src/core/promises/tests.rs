@@ -189,7 +189,7 @@ fn a_longer_promise_is_given_only_if_it_is_durable_and_never_shortened() {
     let long = Part::Standby { acknowledge: true, long_promise: Duration::from_secs(10) };
     s.set_intent(&web(), Intent { part: long, ..stands_by(1, true) });
     exchange(&mut l, &mut s, 5100, 0);
-    assert_eq!(l.serve_until(&web(), ms(5100)), Some((epoch(1), ms(13_100))));
+    assert_eq!(l.serve_until(&web(), ms(5100)), Some((epoch(1), ms(13_020))));
     assert_eq!(s.facts(&web(), ms(5100)).promised_until, ms(15_100));
     l.set_intent(&web(), leads(1, &["s"]));
     s.set_intent(&web(), stands_by(1, true));

@@ -15,7 +15,9 @@
 //! Invariants: services start only after all volumes are primary in the goal's epoch and the addresses are
 //! there; nothing is formatted unless it is blank and the goal allows it.
 //!
-//! If the process dies, containers go on running under their labels and are observed again at the next start.
+//! If the process dies, containers go on running under their labels and are observed again at the next start. Those
+//! that are found running while a volume has no device are killed before anything is started: their mount is that of
+//! an earlier device, which went with its replicator.
 
 mod plan;
 #[cfg(test)]
@@ -28,8 +30,8 @@ pub use types::{
 };
 
 use baton_replicator::api::VolumeStatus;
-use baton_replicator::types::Instant;
-use std::collections::{BTreeMap, VecDeque};
+use baton_replicator::types::{Instant, Role};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// Pause before a failed step is tried again.
@@ -46,9 +48,17 @@ pub struct Runtime {
     volumes: Vec<VolumeStatus>,
     addresses: Option<bool>,
     containers: Option<BTreeMap<String, Container>>,
+    /// Services that hold an earlier device of a volume, and get nothing but errors from it.
+    orphans: BTreeSet<String>,
+    /// A volume had no device here before the containers were first looked at.
+    deviceless: bool,
     busy: BTreeMap<Step, Instant>,
+    /// Steps on their way that were begun for an earlier configuration: their outcome says nothing any more.
+    stale: BTreeSet<Step>,
     retry: BTreeMap<Step, Instant>,
     failures: BTreeMap<String, VecDeque<Instant>>,
+    /// Told to stop since the group last ran here: failures count anew when it starts again.
+    was_stopped: bool,
     last_error: Option<String>,
     failed: Option<String>,
     reached: bool,
@@ -70,9 +80,13 @@ impl Runtime {
             volumes: Vec::new(),
             addresses,
             containers: None,
+            orphans: BTreeSet::new(),
+            deviceless: false,
             busy: BTreeMap::new(),
+            stale: BTreeSet::new(),
             retry: BTreeMap::new(),
             failures: BTreeMap::new(),
+            was_stopped: false,
             last_error: None,
             failed: None,
             reached: false,
@@ -93,6 +107,7 @@ impl Runtime {
             RunEvent::Done(step, result) => self.done(&step, result),
             RunEvent::CheckFailed(what) => self.failure(&what),
         }
+        self.look_for_orphans();
         self.judge();
         let steps = self.plan();
         for step in &steps {
@@ -101,12 +116,26 @@ impl Runtime {
         steps
     }
 
-    /// Replaces the plan (the specification changed).
-    pub fn reconfigure(&mut self, cfg: RuntimeConfig) {
+    /// Takes over a changed specification. Services that are gone are stopped in order and removed; those whose
+    /// definition changed are found by looking at their containers, and restarted in place. `addresses` says that
+    /// the list of addresses differs.
+    pub fn reconfigure(&mut self, mut cfg: RuntimeConfig, addresses: bool) {
         self.prepared = false;
-        if cfg.addresses != self.cfg.addresses {
-            self.addresses = if cfg.addresses { None } else { Some(false) };
+        if addresses {
+            // The addresses are set anew as a whole, also if there are none any more: those held go with that.
+            self.addresses = None;
+            cfg.addresses |= self.cfg.addresses;
         }
+        for gone in std::mem::take(&mut self.cfg.services) {
+            if !cfg.services.iter().any(|s| s.name == gone.name) {
+                cfg.services.push(ServicePlan { leaving: true, ..gone });
+            }
+        }
+        let whole = |s: &&Step| matches!(s, Step::AddAddresses | Step::Prepare);
+        self.stale.extend(self.busy.keys().filter(whole).cloned());
+        self.retry.clear();
+        self.failures.retain(|what, _| cfg.services.iter().any(|s| s.name == *what && !s.leaving));
+        self.failed = None;
         self.cfg = cfg;
     }
 
@@ -161,11 +190,12 @@ impl Runtime {
         }
         if runs(goal) && !runs(self.goal) {
             self.marks = vec![("begin", self.now)];
-            if matches!(self.goal, Goal::Stop { .. }) {
+            if std::mem::take(&mut self.was_stopped) {
                 self.failures.clear();
                 self.restarts.clear();
             }
         }
+        self.was_stopped |= matches!(goal, Goal::Stop { .. });
         self.goal = goal;
     }
 
@@ -176,7 +206,7 @@ impl Runtime {
         };
         let before = self.containers.take().unwrap_or_default();
         let mut fell: Vec<String> = Vec::new();
-        for service in &self.cfg.services {
+        for service in self.cfg.services.iter().filter(|s| !s.leaving) {
             let name = &service.name;
             let (Some(old), Some(new)) = (before.get(name), observed.get(name)) else { continue };
             let ended = old.state == ContainerState::Running
@@ -212,8 +242,33 @@ impl Runtime {
         self.busy.keys().any(|step| step.service() == Some(service))
     }
 
+    /// Replicator and agent were replaced at once (an upgrade with Compose, say): the device is new, the mount is not. An
+    /// agent that was there all the while leaves it to the leadership core, and a replicator whose device was held to nobody.
+    fn look_for_orphans(&mut self) {
+        if self.reached {
+            return;
+        }
+        // A worker that died leaves its device to the holder (`held`), and a promoted one shows its device a moment later.
+        let gone = |p: &VolumePlan| {
+            let lost = |v: &VolumeStatus| v.device.is_none() && !v.held && v.role != Role::Primary;
+            self.volumes.iter().any(|v| v.volume == p.volume && lost(v))
+        };
+        self.deviceless |= self.cfg.volumes.iter().any(gone);
+        let Some(containers) = &self.containers else { return };
+        let executing: BTreeSet<String> = containers
+            .iter()
+            .filter(|(_, c)| matches!(c.state, ContainerState::Running | ContainerState::Paused))
+            .map(|(name, _)| name.clone())
+            .collect();
+        if std::mem::take(&mut self.deviceless) {
+            self.orphans = executing;
+        } else {
+            self.orphans.retain(|name| executing.contains(name));
+        }
+    }
+
     fn done(&mut self, step: &Step, result: Result<(), String>) {
-        if self.busy.remove(step).is_none() {
+        if self.busy.remove(step).is_none() || self.stale.remove(step) {
             return;
         }
         match result {
@@ -230,6 +285,7 @@ impl Runtime {
                     | Step::Kill(_)
                     | Step::Pause(_)
                     | Step::Unpause(_)
+                    | Step::Discard(_)
                     | Step::RemoveAddresses
                     | Step::Prepare => {}
                 }
@@ -239,13 +295,10 @@ impl Runtime {
 
     fn succeeded(&mut self, step: &Step) {
         self.retry.remove(step);
+        // A container that was restarted ran before, too; what its health was says nothing about it now.
         let set = |this: &mut Self, name: &str, state| {
-            let all = this.containers.get_or_insert_default();
-            let health = Health::Starting;
-            let known = all.entry(name.to_owned()).or_insert(Container { state, health });
-            if known.state != state {
-                *known = Container { state, health };
-            }
+            let fresh = Container { state, health: Health::Starting, outdated: false };
+            this.containers.get_or_insert_default().insert(name.to_owned(), fresh);
         };
         match step {
             Step::Format(volume) => {
@@ -267,6 +320,10 @@ impl Runtime {
             Step::Unpause(name) => set(self, name, ContainerState::Running),
             Step::Stop(name) | Step::Kill(name) => set(self, name, ContainerState::Exited(137)),
             Step::Pause(name) => set(self, name, ContainerState::Paused),
+            Step::Discard(name) => {
+                self.cfg.services.retain(|s| !(s.leaving && s.name == *name));
+                self.containers.as_mut().map(|all| all.remove(name));
+            }
         }
     }
 

@@ -34,6 +34,10 @@ impl Runtime {
     }
 
     fn plan_run(&self, format: bool) -> Vec<Step> {
+        // All of them first: whoever joins them would get their mount.
+        if !self.orphans.is_empty() {
+            return self.orphans.iter().cloned().map(Step::Kill).collect();
+        }
         let mut steps: Vec<Step> = Vec::new();
         if !self.volumes_ready() {
             return steps;
@@ -45,10 +49,16 @@ impl Runtime {
         if self.cfg.addresses && self.addresses != Some(true) {
             steps.push(Step::AddAddresses);
         }
-        for service in &self.cfg.services {
+        steps.extend(self.plan_leaving());
+        for service in self.cfg.services.iter().filter(|s| !s.leaving) {
             let name = &service.name;
             let container = self.container(name);
             match container.state {
+                ContainerState::Running if container.outdated => {
+                    if self.reached && self.current(service) && self.satisfied(service) {
+                        steps.push(Step::Restart(name.clone()));
+                    }
+                }
                 ContainerState::Paused => steps.push(Step::Unpause(name.clone())),
                 ContainerState::Running if container.health == Health::Unhealthy && self.reached => {
                     if self.backoff_over(name) {
@@ -72,6 +82,40 @@ impl Runtime {
         steps
     }
 
+    /// Services that are gone from the specification: stopped like in a stop of the group, then removed.
+    fn plan_leaving(&self) -> Vec<Step> {
+        let leaves = |s: &&ServicePlan| s.leaving;
+        let step = |service: &ServicePlan| {
+            let name = &service.name;
+            let needed = |s: &&ServicePlan| {
+                s.leaving && s.after.iter().any(|(on, _)| on == name) && self.executes(&s.name)
+            };
+            match self.container(name).state {
+                ContainerState::Paused => Some(Step::Kill(name.clone())),
+                ContainerState::Running if self.cfg.services.iter().any(|s| needed(&s)) => None,
+                ContainerState::Running => Some(self.stop_or_kill(name)),
+                ContainerState::Missing | ContainerState::Created | ContainerState::Exited(_) => {
+                    self.containers.is_some().then(|| Step::Discard(name.clone()))
+                }
+            }
+        };
+        self.cfg.services.iter().filter(leaves).filter_map(step).collect()
+    }
+
+    /// A stop that failed once is not repeated: the container is killed.
+    fn stop_or_kill(&self, name: &str) -> Step {
+        let stop = Step::Stop(name.to_owned());
+        if self.retry.contains_key(&stop) { Step::Kill(name.to_owned()) } else { stop }
+    }
+
+    /// Nothing that the service depends on still has to be restarted for its changed definition.
+    fn current(&self, service: &ServicePlan) -> bool {
+        service.after.iter().all(|(on, _)| {
+            let restarting = self.busy.contains_key(&Step::Restart(on.clone()));
+            !self.container(on).outdated && !restarting
+        })
+    }
+
     fn plan_fence(&self) -> Vec<Step> {
         let mut steps: Vec<Step> = Vec::new();
         if self.cfg.addresses && self.addresses != Some(false) {
@@ -87,6 +131,7 @@ impl Runtime {
             steps.push(Step::RemoveAddresses);
         }
         steps.extend(self.in_state(&[ContainerState::Running, ContainerState::Paused]).map(Step::Kill));
+        steps.extend(self.plan_discard());
         steps.extend(self.plan_prepare());
         steps
     }
@@ -99,16 +144,19 @@ impl Runtime {
             if self.cfg.services.iter().any(|s| needed(&s)) {
                 continue;
             }
-            // A stop that failed once is not repeated: the container is killed.
-            let stop = Step::Stop(name.clone());
-            steps.push(if self.retry.contains_key(&stop) { Step::Kill(name) } else { stop });
+            steps.push(self.stop_or_kill(&name));
         }
         let running = self.cfg.services.iter().any(|s| self.executes(&s.name));
         if !running && self.containers.is_some() && self.cfg.addresses && self.addresses != Some(false) {
             steps.push(Step::RemoveAddresses);
         }
+        steps.extend(self.plan_discard());
         steps.extend(self.plan_prepare());
         steps
+    }
+
+    fn plan_discard(&self) -> Vec<Step> {
+        self.plan_leaving().into_iter().filter(|s| matches!(s, Step::Discard(_))).collect()
     }
 
     fn plan_prepare(&self) -> Option<Step> {
@@ -116,7 +164,7 @@ impl Runtime {
     }
 
     pub(super) fn container(&self, service: &str) -> Container {
-        let missing = Container { state: ContainerState::Missing, health: Health::None };
+        let missing = Container { state: ContainerState::Missing, health: Health::None, outdated: false };
         self.containers.as_ref().and_then(|all| all.get(service)).copied().unwrap_or(missing)
     }
 
@@ -189,10 +237,11 @@ impl Runtime {
                 || (c.state == ContainerState::Exited(0) && self.completes(&s.name))
         };
         self.volumes_ready()
+            && self.orphans.is_empty()
             && self.blank_volumes().is_empty()
             && (!self.cfg.addresses || self.addresses == Some(true))
             && self.containers.is_some()
-            && self.cfg.services.iter().all(runs)
+            && self.cfg.services.iter().filter(|s| !s.leaving).all(runs)
     }
 
     /// No container executes, no address is there, and nothing on its way could change that.
@@ -215,13 +264,17 @@ impl Runtime {
     pub(super) fn waits_for(&self) -> String {
         match self.goal {
             Goal::Run { .. } if self.reached => "everything runs".into(),
+            Goal::Run { .. } if !self.orphans.is_empty() => {
+                let names: Vec<&str> = self.orphans.iter().map(String::as_str).collect();
+                format!("ends {}: their volume's device was replaced under them", names.join(", "))
+            }
             Goal::Run { .. } if !self.volumes_ready() => "waits for the volumes to become primary".into(),
             Goal::Run { .. } if self.containers.is_none() => "waits for the Docker engine".into(),
             Goal::Run { .. } if self.cfg.addresses && self.addresses != Some(true) => {
                 "adds the addresses".into()
             }
             Goal::Run { .. } => {
-                let waiting = self.cfg.services.iter().filter(|s| !self.executes(&s.name));
+                let waiting = self.cfg.services.iter().filter(|s| !s.leaving && !self.executes(&s.name));
                 let names: Vec<&str> = waiting.map(|s| s.name.as_str()).collect();
                 format!("starts {}", names.join(", "))
             }

@@ -17,6 +17,7 @@ fn config() -> RuntimeConfig {
     let service = |name: &str, after: &[(&str, Need)]| ServicePlan {
         name: name.into(),
         after: after.iter().map(|(n, need)| ((*n).to_owned(), *need)).collect(),
+        leaving: false,
     };
     RuntimeConfig {
         volumes: vec![VolumePlan { volume: store(), filesystem: Some("ext4".into()) }],
@@ -40,9 +41,11 @@ struct Engine {
     containers: BTreeMap<String, ContainerState>,
     addresses: bool,
     primary: bool,
+    held: bool,
     filesystem: bool,
     done: Vec<String>,
     broken: Vec<Step>,
+    outdated: Vec<String>,
 }
 
 impl Engine {
@@ -69,7 +72,11 @@ impl Engine {
                 }
             }
             Step::Start(s) if s == "init" => drop(set(s, ContainerState::Exited(0))),
-            Step::Start(s) | Step::Restart(s) | Step::Unpause(s) => drop(set(s, ContainerState::Running)),
+            Step::Start(s) | Step::Restart(s) | Step::Unpause(s) => {
+                set(s, ContainerState::Running);
+                self.outdated.retain(|o| o != s);
+            }
+            Step::Discard(s) => drop(self.containers.remove(s)),
             Step::Stop(s) | Step::Kill(s) => drop(set(s, ContainerState::Exited(143))),
             Step::Pause(s) => drop(set(s, ContainerState::Paused)),
         }
@@ -83,7 +90,12 @@ impl Engine {
         };
         self.containers
             .iter()
-            .map(|(n, s)| (n.clone(), Container { state: *s, health: health(n, *s) }))
+            .map(|(n, s)| {
+                (
+                    n.clone(),
+                    Container { state: *s, health: health(n, *s), outdated: self.outdated.contains(n) },
+                )
+            })
             .collect()
     }
 
@@ -98,6 +110,7 @@ impl Engine {
             generation: Generation(1),
             boot: BootId(1),
             device: self.primary.then(|| "/dev/baton/store".into()),
+            held: self.held,
             filesystem: self.filesystem.then(|| "ext4".into()),
             frozen: None,
             frozen_since: None,
@@ -106,6 +119,7 @@ impl Engine {
             activity_log_extents: 0,
             counters: Default::default(),
             alarms: Vec::new(),
+            verify: None,
         }]
     }
 
@@ -230,6 +244,115 @@ fn a_service_that_dies_is_restarted_in_place_until_the_group_wants_to_move() {
 }
 
 #[test]
+fn a_service_that_is_unhealthy_is_restarted_once_for_it() {
+    let (mut engine, mut runtime) = started();
+    let at = |engine: &mut Engine, health| {
+        engine.now += 1000;
+        let mut all = engine.observed();
+        all.get_mut("db").expect("db").health = health;
+        RunEvent::Containers(Some(all))
+    };
+    let restart = Step::Restart("db".into());
+    for n in 1..=3 {
+        let sick = at(&mut engine, Health::Unhealthy);
+        let mut steps = runtime.handle(sick, engine.at());
+        engine.now += 5000;
+        steps.extend(runtime.handle(RunEvent::Tick, engine.at()));
+        assert_eq!(steps, std::slice::from_ref(&restart));
+        // Until it is looked at again, its health is not known.
+        assert_eq!(runtime.handle(RunEvent::Done(restart.clone(), Ok(())), engine.at()), []);
+        engine.now += 5000;
+        assert_eq!(runtime.handle(RunEvent::Tick, engine.at()), []);
+        for health in [Health::Starting, Health::Healthy] {
+            let well = at(&mut engine, health);
+            assert_eq!(runtime.handle(well, engine.at()), []);
+        }
+        assert_eq!((runtime.restarts("db"), runtime.report().wants_move.is_some()), (n, n == 3));
+    }
+}
+
+#[test]
+fn failures_of_an_earlier_stay_do_not_count() {
+    let (mut engine, mut runtime) = started();
+    let die = |engine: &mut Engine, runtime: &mut Runtime| {
+        engine.containers.insert("db".into(), ContainerState::Exited(1));
+        engine.drive(runtime, RUN, usize::MAX);
+        runtime.report()
+    };
+    for _ in 0..3 {
+        die(&mut engine, &mut runtime);
+    }
+    assert!(runtime.report().wants_move.is_some());
+    // A standby is told to stop; elected again it looks around first, and then runs.
+    for goal in [STOP, Goal::Hold, RUN] {
+        engine.drive(&mut runtime, goal, usize::MAX);
+    }
+    assert_eq!(runtime.report().phase, Phase::Running, "{}", runtime.report().reason);
+    assert_eq!((runtime.restarts("db"), runtime.report().wants_move), (0, None));
+    for n in 1..=3 {
+        assert_eq!(die(&mut engine, &mut runtime).wants_move.is_some(), n == 3, "after {n} failures");
+    }
+}
+
+#[test]
+fn what_runs_on_a_device_that_is_gone_ends_before_anything_starts() {
+    let (mut engine, _) = started();
+    // Agent and replicator are new, what they started is not; the device of before went with its replicator.
+    engine.primary = false;
+    let mut runtimes = [Runtime::new(config(), engine.at()), Runtime::new(config(), engine.at())];
+    for runtime in &mut runtimes {
+        engine.drive(runtime, Goal::Hold, usize::MAX);
+    }
+    assert!(engine.done.is_empty(), "{:?}", engine.done);
+    engine.primary = true;
+    let [mut runtime, mut halted] = runtimes;
+    engine.drive(&mut halted, RUN, 0);
+    assert_eq!(halted.report().phase, Phase::Starting, "they run, and get errors");
+    engine.drive(&mut runtime, RUN, usize::MAX);
+    let (killed, started): (Vec<_>, Vec<_>) = engine.done.iter().partition(|step| step.starts_with("kill"));
+    assert!(engine.done[..killed.len()].iter().all(|step| step.starts_with("kill")), "{:?}", engine.done);
+    assert_eq!((killed.len(), engine.done.len()), (3, 3 + started.len()), "{:?}", engine.done);
+    assert!(
+        ["start db", "start cron", "start web"].iter().all(|s| started.iter().any(|d| d == s)),
+        "{started:?}"
+    );
+    assert_eq!(runtime.report().phase, Phase::Running, "{}", runtime.report().reason);
+    assert_eq!((runtime.report().wants_move, runtime.restarts("db")), (None, 0));
+    // An agent alone that is replaced finds the device there, and ends nothing.
+    engine.done.clear();
+    let mut runtime = Runtime::new(config(), engine.at());
+    for goal in [Goal::Hold, RUN] {
+        engine.drive(&mut runtime, goal, usize::MAX);
+    }
+    assert!(!engine.done.iter().any(|step| step.starts_with("kill")), "{:?}", engine.done);
+    assert_eq!(runtime.report().phase, Phase::Running);
+}
+
+#[test]
+fn what_runs_on_a_device_that_is_held_goes_on() {
+    for state in [ContainerState::Running, ContainerState::Paused] {
+        let (mut engine, _) = started();
+        for name in ["web", "db", "cron"] {
+            engine.containers.insert(name.into(), state);
+        }
+        // The replicator's worker died, the agent is new, or the group was fenced: a holder keeps the device meanwhile.
+        (engine.primary, engine.held) = (false, true);
+        let mut runtime = Runtime::new(config(), engine.at());
+        engine.drive(&mut runtime, Goal::Hold, usize::MAX);
+        // Primary again, and the device is shown a moment later.
+        (engine.primary, engine.held) = (true, false);
+        let mut volumes = engine.volumes();
+        volumes[0].device = None;
+        runtime.handle(RunEvent::Volumes(volumes), engine.at());
+        engine.drive(&mut runtime, RUN, usize::MAX);
+        let changed: Vec<_> =
+            engine.done.iter().filter(|d| d.starts_with("kill") || d.starts_with("start")).collect();
+        assert!(changed.is_empty(), "{state:?}: {:?}", engine.done);
+        assert_eq!(runtime.report().phase, Phase::Running, "{}", runtime.report().reason);
+    }
+}
+
+#[test]
 fn a_service_that_never_starts_fails_the_start_with_its_reason() {
     let mut engine = Engine { primary: true, filesystem: true, ..Engine::default() };
     engine.broken = vec![Step::Start("db".into())];
@@ -253,6 +376,48 @@ fn a_silent_engine_is_no_stopped_engine() {
     runtime.handle(RunEvent::Containers(None), Instant::ZERO);
     assert_eq!(runtime.report().phase, Phase::Stopping);
     assert!(!runtime.report().free);
+}
+
+/// A changed specification: the services whose definition changed are restarted where they are, in the order of
+/// their dependencies; those that are gone are stopped and removed; the rest does not notice.
+#[test]
+fn a_change_restarts_only_what_it_must() {
+    let (mut engine, mut runtime) = started();
+    engine.outdated = vec!["web".into(), "db".into()];
+    runtime.reconfigure(config(), false);
+    engine.drive(&mut runtime, RUN, usize::MAX);
+    assert_eq!(engine.done, ["restart db", "restart web"]);
+    assert_eq!((runtime.report().phase, runtime.report().wants_move), (Phase::Running, None));
+    engine.done.clear();
+
+    let mut fewer = config();
+    fewer.services.retain(|s| s.name != "cron");
+    runtime.reconfigure(fewer.clone(), true);
+    engine.drive(&mut runtime, RUN, usize::MAX);
+    assert_eq!(engine.done, ["add addresses", "stop cron", "remove cron"]);
+    assert!(!engine.containers.contains_key("cron"));
+    assert_eq!(runtime.report().phase, Phase::Running);
+    engine.done.clear();
+
+    // Nothing changed: nothing happens.
+    runtime.reconfigure(fewer, false);
+    engine.drive(&mut runtime, RUN, usize::MAX);
+    assert!(engine.done.is_empty(), "{:?}", engine.done);
+}
+
+/// On a standby, where nothing runs, what changed is only prepared anew.
+#[test]
+fn a_change_on_a_standby_prepares_and_removes() {
+    let mut engine = Engine { filesystem: true, ..Engine::default() };
+    let mut runtime = Runtime::new(config(), engine.at());
+    engine.drive(&mut runtime, STOP, usize::MAX);
+    engine.done.clear();
+    let mut fewer = config();
+    fewer.services.retain(|s| s.name != "cron");
+    runtime.reconfigure(fewer, false);
+    assert!(!runtime.report().prepared);
+    engine.drive(&mut runtime, STOP, usize::MAX);
+    assert_eq!(engine.done, ["remove cron", "prepare containers"]);
 }
 
 /// Every sequence of two goals, interrupted after each step, by a change of mind or by the death of the agent,

@@ -23,6 +23,8 @@ pub struct ServicePlan {
     pub name: String,
     /// What it depends on.
     pub after: Vec<(String, Need)>,
+    /// No longer in the specification: to be stopped in order and removed.
+    pub leaving: bool,
 }
 
 /// A volume of the group.
@@ -107,6 +109,8 @@ pub struct Container {
     pub state: ContainerState,
     /// Its health.
     pub health: Health,
+    /// It was made from another definition than the specification has now.
+    pub outdated: bool,
 }
 
 /// One thing to do. Idempotent; bounded by the adapter, which always reports an outcome.
@@ -132,6 +136,8 @@ pub enum Step {
     Pause(String),
     /// Let a paused container go on.
     Unpause(String),
+    /// Remove the container of a service that is gone from the specification.
+    Discard(String),
 }
 
 /// Something happened.
@@ -198,7 +204,8 @@ impl Step {
             | Self::Stop(s)
             | Self::Kill(s)
             | Self::Pause(s)
-            | Self::Unpause(s) => Some(s),
+            | Self::Unpause(s)
+            | Self::Discard(s) => Some(s),
             Self::Format(_) | Self::AddAddresses | Self::RemoveAddresses | Self::Prepare => None,
         }
     }
@@ -217,6 +224,7 @@ impl Step {
             Self::Kill(_) => "kill",
             Self::Pause(_) => "pause",
             Self::Unpause(_) => "unpause",
+            Self::Discard(_) => "remove",
         }
     }
 }

@@ -182,7 +182,7 @@ impl World {
         let h = &mut self.hosts[i];
         let mut formatted: Vec<NodeName> = Vec::new();
         let mut set = |name: &str, state| {
-            h.engine.insert(name.to_owned(), Container { state, health: Health::None });
+            h.engine.insert(name.to_owned(), Container { state, health: Health::None, outdated: false });
         };
         match &step {
             Step::Format(_) => {
@@ -193,14 +193,17 @@ impl World {
             Step::RemoveAddresses => h.address = false,
             Step::Prepare => {
                 for name in ["db", "web"] {
-                    h.engine
-                        .entry(name.into())
-                        .or_insert(Container { state: ContainerState::Created, health: Health::None });
+                    h.engine.entry(name.into()).or_insert(Container {
+                        state: ContainerState::Created,
+                        health: Health::None,
+                        outdated: false,
+                    });
                 }
             }
             Step::Start(s) | Step::Restart(s) | Step::Unpause(s) => set(s, ContainerState::Running),
             Step::Stop(s) | Step::Kill(s) => set(s, ContainerState::Exited(0)),
             Step::Pause(s) => set(s, ContainerState::Paused),
+            Step::Discard(s) => drop(h.engine.remove(s)),
         }
         // mkfs writes through the replication like anyone else.
         for h in self.hosts.iter_mut().filter(|h| formatted.contains(&h.name)) {

@@ -105,6 +105,7 @@ impl Replica {
                 oldest_unacked_ms: 0,
                 lag_us: 0,
                 resync: None,
+                link: None,
             }
         });
         VolumeStatus {
@@ -117,6 +118,7 @@ impl Replica {
             generation: Generation(u64::from(self.epoch != Epoch::ZERO)),
             boot: self.boot,
             device: (self.role == Role::Primary).then(|| "/dev/baton/store".into()),
+            held: false,
             filesystem: self.filesystem.then(|| "ext4".into()),
             frozen: self.frozen_since.map(|_| "waits".into()),
             frozen_since: self.frozen_since,
@@ -125,6 +127,7 @@ impl Replica {
             activity_log_extents: 0,
             counters: Default::default(),
             alarms: Vec::new(),
+            verify: None,
         }
     }
 }

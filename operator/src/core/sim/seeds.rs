@@ -2,6 +2,9 @@
 
 use super::world::{Options, World};
 use crate::core::group::{AfterPowerLoss, State};
+use std::num::NonZero;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 fn disturb(w: &mut World) {
     let n = w.hosts.len() as u64;
@@ -78,19 +81,47 @@ fn one(seed: u64) {
     assert_eq!(serving, 1, "seed {seed}: one leader serves\n{}", w.story());
 }
 
-fn range(from: u64, to: u64) {
-    let more = std::env::var("BATON_SIM_SEEDS").ok().and_then(|n| n.parse::<u64>().ok()).unwrap_or(1);
-    for seed in from * more..to * more {
-        one(seed);
+/// Runs these seeds on every core; a seed that fails says how to run it again.
+fn range(seeds: Range<u64>) {
+    let next = AtomicU64::new(seeds.start);
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        let work = || {
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= seeds.end {
+                    return;
+                }
+                let told = Replay(seed);
+                one(seed);
+                std::mem::forget(told);
+            }
+        };
+        for thread in (0..cores).map(|_| scope.spawn(work)).collect::<Vec<_>>() {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+    });
+    println!("{} seeds of agents", seeds.end - seeds.start);
+}
+
+/// Says how to run a seed again when it ends by a panic.
+struct Replay(u64);
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        eprintln!("seed {} of agents failed; again: make simulate SEEDS={}..{}", self.0, self.0, self.0 + 1);
     }
 }
 
+/// `BATON_SIM_SEEDS=FROM..TO`, or the usual ones. See `make simulate`.
 #[test]
-fn random_faults_do_no_harm_and_heal_a() {
-    range(1, 61);
-}
-
-#[test]
-fn random_faults_do_no_harm_and_heal_b() {
-    range(61, 121);
+fn random_faults_do_no_harm_and_heal() {
+    let wanted = match std::env::var("BATON_SIM_SEEDS") {
+        Err(_) => 1..121,
+        Ok(text) => text
+            .split_once("..")
+            .and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?))
+            .unwrap_or_else(|| panic!("BATON_SIM_SEEDS is FROM..TO, not '{text}'")),
+    };
+    range(wanted);
 }

@@ -212,8 +212,8 @@ impl World {
             volumes: plans.collect(),
             addresses: true,
             services: vec![
-                ServicePlan { name: "db".into(), after: vec![] },
-                ServicePlan { name: "web".into(), after: vec![("db".into(), Need::Started)] },
+                ServicePlan { name: "db".into(), after: vec![], leaving: false },
+                ServicePlan { name: "web".into(), after: vec![("db".into(), Need::Started)], leaving: false },
             ],
             migration_threshold: 3,
             failure_timeout: Duration::from_secs(60),
@@ -229,6 +229,7 @@ impl World {
             auto_failback: false,
             after_power_loss: self.opts.after_power_loss,
             timers: self.timers,
+            retire: None,
         };
         let promised = match &h.durable.promise {
             Some(p) if h.durable_boot == h.boots => p.until,

@@ -26,6 +26,10 @@ impl Keeper {
                 self.publish();
                 let _ = reply.send(outcome);
             }
+            Command::Configure { own_address, fencetime, reply } => {
+                (self.setup.own_address, self.setup.fencetime) = (own_address, fencetime);
+                let _ = reply.send(Ok(()));
+            }
             Command::Strays { addresses, reply } => {
                 let _ = reply.send(self.strays(&addresses).await.map_err(KeeperError::Net));
             }

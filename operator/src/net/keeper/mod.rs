@@ -159,6 +159,7 @@ enum Command {
     Release { group: GroupName, reply: Reply<()> },
     Linger { group: GroupName, lifetime_s: u32, reply: Reply<u32> },
     Strays { addresses: Vec<IpAddr>, reply: Reply<Vec<IpAddr>> },
+    Configure { own_address: IpAddr, fencetime: Duration, reply: Reply<()> },
 }
 
 /// Handle of the keeper's thread.
@@ -271,6 +272,16 @@ impl AddressKeeper {
     ) -> impl Future<Output = Result<Vec<IpAddr>, KeeperError>> + Send + 'static + use<> {
         let (reply, answer) = oneshot::channel();
         self.call(Command::Strays { addresses, reply }, answer)
+    }
+
+    /// Another own address or fencetime from now on; what is held stays where it is. Ready when in force.
+    pub fn reconfigure(
+        &self,
+        own_address: IpAddr,
+        fencetime: Duration,
+    ) -> impl Future<Output = Result<(), KeeperError>> + Send + 'static + use<> {
+        let (reply, answer) = oneshot::channel();
+        self.call(Command::Configure { own_address, fencetime, reply }, answer)
     }
 
     /// The held addresses as they are now.

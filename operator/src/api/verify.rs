@@ -1,0 +1,85 @@
+//! Asking for a comparison of a volume's replicas, and stopping it.
+
+use super::problem::ApiError;
+use super::{Accepted, ApiState, How};
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use baton_replicator::types::VolumeName;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+pub(super) struct VerifyQuery {
+    #[serde(default)]
+    repair: bool,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+fn answer(accepted: Accepted) -> (StatusCode, Json<Accepted>) {
+    (if accepted.dry_run { StatusCode::OK } else { StatusCode::ACCEPTED }, Json(accepted))
+}
+
+/// Compares the replicas of a volume, block by block, while it is in use.
+///
+/// The primary compares digests with every connected peer, at a rate that yields to the application. What differs is
+/// marked and counted; with `repair=true` it is copied from the primary, what earlier runs marked first. Progress and
+/// result stand in the volume's status. Refused (409) while one runs.
+#[utoipa::path(
+    post,
+    path = "/v1/volumes/{volume}/verify",
+    operation_id = "verifyVolume",
+    tag = "volumes",
+    params(
+        ("volume" = VolumeName, Path, description = "Name of the volume."),
+        ("repair" = Option<bool>, Query, description = "Copy what differs from the primary."),
+        ("dry_run" = Option<bool>, Query, description = "Say what would happen and whether it would be refused; change nothing.")
+    ),
+    responses(
+        (status = 200, description = "Dry run: what would happen.", body = Accepted),
+        (status = 202, description = "Written; the agent beside the primary begins.", body = Accepted)
+    )
+)]
+pub(super) async fn verify(
+    State(api): State<ApiState>,
+    Path(volume): Path<String>,
+    Query(query): Query<VerifyQuery>,
+) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    let volume = known_volume(&api, &volume)?;
+    let how = How { dry_run: query.dry_run, expected: None };
+    Ok(answer(api.commands.verify(volume, query.repair, how).await?))
+}
+
+/// Stops a verify.
+///
+/// What it found stays marked. Without effect if none runs.
+#[utoipa::path(
+    delete,
+    path = "/v1/volumes/{volume}/verify",
+    operation_id = "stopVerify",
+    tag = "volumes",
+    params(
+        ("volume" = VolumeName, Path, description = "Name of the volume."),
+        ("dry_run" = Option<bool>, Query, description = "Say what would happen; change nothing.")
+    ),
+    responses(
+        (status = 200, description = "Dry run: what would happen.", body = Accepted),
+        (status = 202, description = "Written; the agent beside the primary stops it.", body = Accepted)
+    )
+)]
+pub(super) async fn stop_verify(
+    State(api): State<ApiState>,
+    Path(volume): Path<String>,
+    Query(query): Query<VerifyQuery>,
+) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    let volume = known_volume(&api, &volume)?;
+    let how = How { dry_run: query.dry_run, expected: None };
+    Ok(answer(api.commands.stop_verify(volume, how).await?))
+}
+
+fn known_volume(api: &ApiState, name: &str) -> Result<VolumeName, ApiError> {
+    let status = api.snapshot();
+    let all = || status.groups.iter().flat_map(|g| g.volumes.iter().map(|v| &v.volume));
+    let found = all().find(|v| v.as_str() == name).cloned();
+    found.ok_or_else(|| ApiError::unknown("volume", name, all()))
+}

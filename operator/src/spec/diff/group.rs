@@ -1,0 +1,363 @@
+//! What changes in the groups: addresses, volumes, services, checks, policies.
+
+use super::{Diff, Impact, differences};
+use crate::spec::model::{Condition, Group, Service, Volume};
+use crate::spec::{Cidr, format_duration, format_size};
+use baton_replicator::types::{GroupName, NodeName, VolumeName};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Diff<'_> {
+    pub(super) fn groups(&mut self) {
+        let (old, new) = (self.old, self.new);
+        for (name, group) in &new.groups {
+            match old.groups.get(name) {
+                None => self.group_begins(name, group),
+                Some(before) => self.group_changes(name, before, group),
+            }
+        }
+        for (name, group) in old.groups.iter().filter(|(n, _)| !new.groups.contains_key(*n)) {
+            self.group_ends(name, group);
+        }
+    }
+
+    fn leader(&self, group: &GroupName) -> Option<&NodeName> {
+        self.facts.groups.get(group)?.leader.as_ref()
+    }
+
+    /// "on alpha", or where it runs if that is not known.
+    fn on(&self, group: &GroupName) -> String {
+        self.leader(group).map_or_else(|| "where the group runs".into(), |leader| format!("on {leader}"))
+    }
+
+    fn group_begins(&mut self, name: &GroupName, group: &Group) {
+        let path = format!("groups.{name}");
+        let what = format!("group {name} is new");
+        for volume in group.volumes.keys() {
+            let owner = self.old.groups.iter().find(|(_, g)| g.volumes.contains_key(volume)).map(|(n, _)| n);
+            if let Some(owner) = owner {
+                let instead = format!(
+                    "volume {volume} belongs to group {owner}, whose epochs its data carry: a volume cannot move to \
+                     another group, and a group cannot be renamed; copy the data with the services' own tools"
+                );
+                return self.refuse(path, what, instead);
+            }
+        }
+        let first = group.prefer.first().or(self.new.nodes.keys().next());
+        let first = first.map(ToString::to_string).unwrap_or_default();
+        let volumes: Vec<String> =
+            group.volumes.iter().map(|(n, v)| format!("{n} ({})", format_size(v.size_bytes))).collect();
+        let makes = match volumes.as_slice() {
+            [] => String::new(),
+            all => format!("makes volume {} on every node, ", all.join(", ")),
+        };
+        self.live(path, what, format!("{makes}starts on {first}; the other groups do not notice"));
+    }
+
+    fn group_ends(&mut self, name: &GroupName, group: &Group) {
+        let mut stopped: Vec<String> = group.services.keys().cloned().collect();
+        stopped.extend(group.addresses.iter().map(ToString::to_string));
+        let data = match group.volumes.len() {
+            0 => String::new(),
+            _ => format!("; its data stay on every node: {}", self.backing(&group.volumes)),
+        };
+        let consequence = format!(
+            "stops it in order {} ({}) and removes its containers; nobody takes it over{data}; adding it again brings \
+             it back",
+            self.on(name),
+            stopped.join(", ")
+        );
+        self.add(Impact::Stops, format!("groups.{name}"), format!("group {name} is gone"), consequence);
+    }
+
+    fn backing(&self, volumes: &BTreeMap<VolumeName, Volume>) -> String {
+        let dir = &self.facts.volumes_dir;
+        let place = |(name, v): (&VolumeName, &Volume)| {
+            let devices: BTreeSet<String> = v
+                .backing
+                .all
+                .iter()
+                .chain(v.backing.by_node.values())
+                .map(|d| d.display().to_string())
+                .collect();
+            match devices.len() {
+                0 => dir.join(format!("{name}.img")).display().to_string(),
+                _ => devices.into_iter().collect::<Vec<_>>().join(" or "),
+            }
+        };
+        volumes.iter().map(place).collect::<Vec<_>>().join(", ")
+    }
+
+    fn group_changes(&mut self, name: &GroupName, a: &Group, b: &Group) {
+        let path = format!("groups.{name}");
+        self.placement(name, &path, a, b);
+        self.addresses(name, &path, &a.addresses, &b.addresses);
+        for (volume, after) in &b.volumes {
+            match a.volumes.get(volume) {
+                Some(before) => self.volume(name, &path, volume, before, after),
+                None => self.refuse(
+                    format!("{path}.volumes.{volume}"),
+                    format!("volume {volume} is added to group {name}"),
+                    "a volume cannot join a group that has run: its members would not be in sync with it; put it \
+                     into a new group, with the services that use it",
+                ),
+            }
+        }
+        for volume in a.volumes.keys().filter(|v| !b.volumes.contains_key(*v)) {
+            self.refuse(
+                format!("{path}.volumes.{volume}"),
+                format!("volume {volume} is taken out of group {name}"),
+                "a volume cannot leave a group that has run: keep it in the specification and mount it nowhere; \
+                 removing the whole group keeps its data, too",
+            );
+        }
+        self.services(name, &path, a, b);
+        if a.checks != b.checks {
+            let what = format!("checks of {name}: {} become {}", a.checks.len(), b.checks.len());
+            self.live(format!("{path}.checks"), what, "in force at once; nothing restarts");
+        }
+        for (field, before, after) in [
+            ("failure_timeout", a.failure_timeout, b.failure_timeout),
+            ("start_timeout", a.start_timeout, b.start_timeout),
+            ("stop_timeout", a.stop_timeout, b.stop_timeout),
+        ] {
+            if before != after {
+                let what = format!(
+                    "{field} of {name} {} becomes {}",
+                    format_duration(before),
+                    format_duration(after)
+                );
+                self.live(format!("{path}.{field}"), what, "in force at once; nothing restarts");
+            }
+        }
+        if a.migration_threshold != b.migration_threshold {
+            let what = format!(
+                "migration_threshold of {name} {} becomes {}",
+                a.migration_threshold, b.migration_threshold
+            );
+            self.live(format!("{path}.migration_threshold"), what, "in force at once; nothing restarts");
+        }
+        const KNOWN: [&str; 10] = [
+            "prefer",
+            "auto_failback",
+            "addresses",
+            "volumes",
+            "services",
+            "checks",
+            "failure_timeout",
+            "start_timeout",
+            "stop_timeout",
+            "migration_threshold",
+        ];
+        for field in differences(a, b).into_iter().filter(|f| !KNOWN.contains(&f.as_str())) {
+            let what = format!("{field} of {name} changes");
+            self.live(format!("{path}.{field}"), what, "in force at once; nothing restarts");
+        }
+    }
+
+    fn placement(&mut self, name: &GroupName, path: &str, a: &Group, b: &Group) {
+        if (&a.prefer, a.auto_failback) == (&b.prefer, b.auto_failback) {
+            return;
+        }
+        let order: Vec<&str> = b.prefer.iter().map(NodeName::as_str).collect();
+        let order = if order.is_empty() { "none".to_owned() } else { order.join(", ") };
+        let back = if b.auto_failback { "on" } else { "off" };
+        let what = format!("preferred nodes of {name}: {order}, auto_failback {back}");
+        match (b.auto_failback, b.prefer.first(), self.leader(name).cloned()) {
+            (true, Some(best), Some(leader)) if *best != leader => self.add(
+                Impact::Stops,
+                format!("{path}.prefer"),
+                what,
+                format!("hands the group over from {leader} to {best} once that has been ready for 10 s"),
+            ),
+            _ => self.live(
+                format!("{path}.prefer"),
+                what,
+                "counts from the next change of leader on; moves nothing",
+            ),
+        }
+    }
+
+    fn addresses(&mut self, name: &GroupName, path: &str, a: &[Cidr], b: &[Cidr]) {
+        let at = self.on(name);
+        let path = format!("{path}.addresses");
+        for address in b.iter().filter(|x| !a.contains(x)) {
+            let what = format!("address {address} joins group {name}");
+            self.live(&path, what, format!("added {at} and announced; services go on"));
+        }
+        for address in a.iter().filter(|x| !b.contains(x)) {
+            let what = format!("address {address} leaves group {name}");
+            self.add(
+                Impact::Interrupts,
+                &path,
+                what,
+                format!("removed {at}: connections to it end; services and other addresses go on"),
+            );
+        }
+        let same = |x: &&Cidr| a.contains(x) && b.contains(x);
+        if !a.iter().filter(same).eq(b.iter().filter(same)) {
+            self.live(&path, format!("order of the addresses of {name} changes"), "checks use the first one");
+        }
+    }
+
+    fn volume(&mut self, group: &GroupName, path: &str, name: &VolumeName, a: &Volume, b: &Volume) {
+        let path = format!("{path}.volumes.{name}");
+        if b.size_bytes != a.size_bytes {
+            let (from, to) = (format_size(a.size_bytes), format_size(b.size_bytes));
+            let why = if b.size_bytes > a.size_bytes {
+                "a volume cannot grow yet: add a group with a larger volume and move the data with the services' own \
+                 tools"
+            } else {
+                "a volume never shrinks: the filesystem in it would be cut off"
+            };
+            self.refuse(format!("{path}.size"), format!("volume {name} {from} becomes {to}"), why);
+        }
+        if a.filesystem != b.filesystem {
+            let what = format!("filesystem of {name} {} becomes {}", a.filesystem, b.filesystem);
+            let why = "that would format it, and its data would be lost: add another group for it instead";
+            self.refuse(format!("{path}.filesystem"), what, why);
+        }
+        if a.protocol != b.protocol {
+            let what = format!("protocol of {name} {:?} becomes {:?}", a.protocol, b.protocol);
+            let why = "it is fixed while the volume is attached: take the group out, apply, and add it again with the \
+                       new protocol; its data stay";
+            self.refuse(format!("{path}.protocol"), what, why);
+        }
+        let both = self.old.nodes.keys().filter(|n| self.new.nodes.contains_key(*n));
+        let moved: Vec<String> =
+            both.filter(|n| a.backing.on(n) != b.backing.on(n)).map(ToString::to_string).collect();
+        if !moved.is_empty() {
+            let what = format!("the backing store of {name} on {} changes", moved.join(", "));
+            let why = "a replica does not move by itself: take the node out of the specification and add it again \
+                       with the new device, which is then filled by a full sync";
+            self.refuse(format!("{path}.backing"), what, why);
+        }
+        if a.mount_options != b.mount_options {
+            let what = format!("mount options of {name} become '{}'", b.mount_options);
+            let how =
+                format!("used when group {group} starts on a node the next time; what is mounted stays");
+            self.live(format!("{path}.mount_options"), what, how);
+        }
+        if a.transport != b.transport {
+            let what = format!("transport of {name} {} becomes {}", a.transport.word(), b.transport.word());
+            let how =
+                "replicas connect anew, each with what its own node has read; writes wait for that a moment";
+            self.live(format!("{path}.transport"), what, how);
+        }
+        let shared = a.peer_timeout == self.old.heartbeat.peer_timeout
+            && b.peer_timeout == self.new.heartbeat.peer_timeout;
+        if a.peer_timeout != b.peer_timeout && !shared {
+            let (from, to) = (format_duration(a.peer_timeout), format_duration(b.peer_timeout));
+            let how = "replicas connect anew; writes wait for that a moment";
+            self.live(
+                format!("{path}.peer_timeout"),
+                format!("peer_timeout of {name} {from} becomes {to}"),
+                how,
+            );
+        }
+        if a.verify != b.verify {
+            let what = format!("the schedule of {name}'s verify changes");
+            self.live(format!("{path}.verify"), what, "counts from the next verify on");
+        }
+        if (a.resync.min, a.resync.target_latency) != (b.resync.min, b.resync.target_latency) {
+            let what = format!("what resync and verify of {name} leave to the application changes");
+            self.live(format!("{path}.resync"), what, "in force at once, for running ones too");
+        }
+        if a.resync.rate != b.resync.rate {
+            let rate = |r| if r == 0 { "unbounded".to_owned() } else { format!("{}/s", format_size(r)) };
+            let what =
+                format!("resync rate of {name} {} becomes {}", rate(a.resync.rate), rate(b.resync.rate));
+            self.live(format!("{path}.resync_rate"), what, "in force at once, for a running resync too");
+        }
+    }
+
+    fn services(&mut self, group: &GroupName, path: &str, a: &Group, b: &Group) {
+        let at = self.on(group);
+        for (name, after) in &b.services {
+            let path = format!("{path}.services.{name}");
+            match a.services.get(name) {
+                None => {
+                    let what = format!("service {name} joins group {group}");
+                    self.live(
+                        path,
+                        what,
+                        format!("started {at} after what it depends on; nothing else restarts"),
+                    );
+                }
+                Some(before) => self.service(group, &path, name, (before, after), b),
+            }
+        }
+        for name in a.services.keys().filter(|n| !b.services.contains_key(*n)) {
+            self.add(
+                Impact::Interrupts,
+                format!("{path}.services.{name}"),
+                format!("service {name} leaves group {group}"),
+                format!(
+                    "stopped {at} within its grace period and its container removed; nothing else restarts"
+                ),
+            );
+        }
+    }
+
+    fn service(&mut self, group: &GroupName, path: &str, name: &str, pair: (&Service, &Service), b: &Group) {
+        let (before, after) = pair;
+        // These are the agent's business, not the container's.
+        let (live, made): (Vec<String>, Vec<String>) = differences(before, after)
+            .into_iter()
+            .partition(|f| matches!(f.as_str(), "depends_on" | "stop_grace_period"));
+        if !live.is_empty() {
+            let what = format!("{} of service {name}", live.join(", "));
+            self.live(path, what, "in force at once; nothing restarts");
+        }
+        if made.is_empty() {
+            return;
+        }
+        let fields: Vec<String> = made
+            .iter()
+            .map(|field| match field.as_str() {
+                "environment" => format!("environment ({})", keys(&before.environment, &after.environment)),
+                "image" => format!("image {}", after.image),
+                other => other.to_owned(),
+            })
+            .collect();
+        let what = format!("{} of service {name}", fields.join(", "));
+        let job = b
+            .services
+            .values()
+            .any(|s| s.depends_on.get(name) == Some(&Condition::ServiceCompletedSuccessfully));
+        if job {
+            return self.live(
+                path,
+                what,
+                "it runs again when the group starts the next time; nothing restarts",
+            );
+        }
+        let image = if made.iter().any(|f| f == "image") { "pulls the image, then " } else { "" };
+        let at = self.on(group);
+        let dependants: Vec<&str> = b
+            .services
+            .iter()
+            .filter(|(_, s)| s.depends_on.contains_key(name))
+            .map(|(n, _)| n.as_str())
+            .collect();
+        let dependants = match dependants.as_slice() {
+            [] => String::new(),
+            all => format!("; {} go on meanwhile", all.join(", ")),
+        };
+        let consequence = format!("{image}restarts {name} {at}; moves nothing{dependants}");
+        self.add(Impact::Interrupts, path, what, consequence);
+    }
+}
+
+/// Names only: values may be secrets.
+fn keys(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> String {
+    let mut words = Vec::new();
+    for (key, value) in b {
+        match a.get(key) {
+            None => words.push(format!("{key} added")),
+            Some(before) if before != value => words.push(format!("{key} changed")),
+            Some(_) => {}
+        }
+    }
+    words.extend(a.keys().filter(|k| !b.contains_key(*k)).map(|k| format!("{k} removed")));
+    words.join(", ")
+}

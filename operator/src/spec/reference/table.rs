@@ -1,0 +1,696 @@
+//! The table itself.
+
+use super::Kind::{
+    Address, Assignments, Boolean, Cidr, Command, Duration, Either, List, Map, OneOrMore, Path, Pattern,
+    Section as In, Size, Text, Whole, Word,
+};
+use super::{Field, Kind, Section};
+
+const fn field(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    example: &'static str,
+    meaning: &'static str,
+) -> Field {
+    Field { name, kind, default, meaning, example }
+}
+
+const MUST: &str = "";
+const CONDITION: Kind = Word(&["service_started", "service_healthy", "service_completed_successfully"]);
+
+pub(super) static SECTIONS: &[&Section] = &[
+    &DOCUMENT,
+    &HEARTBEAT,
+    &NODE,
+    &GROUP,
+    &CIDR,
+    &VOLUME,
+    &RESYNC,
+    &VERIFY,
+    &SERVICE,
+    &MOUNT,
+    &DEPENDENCY,
+    &HEALTHCHECK,
+    &ULIMIT,
+    &CHECK,
+    &HTTP,
+    &TCP,
+    &EXEC_CHECK,
+    &TARGET,
+    &MAIL,
+    &WEBHOOK,
+    &EXEC,
+];
+
+static DOCUMENT: Section = Section {
+    title: "The document",
+    path: "",
+    intro: "One YAML document. Fields that begin with `x-` are ignored and may hold anchors.",
+    one_of: &[],
+    fields: &[
+        field(
+            "cluster",
+            Text,
+            MUST,
+            "demo",
+            "Name of the cluster: prefix of its keys in etcd and of its containers. At most 32 characters of `a-z`, `0-9`, `-`, `_`, `.`. Cannot be changed.",
+        ),
+        field("heartbeat", In(&HEARTBEAT), "the defaults below", "{ deadtime: 3s }", "The timers."),
+        field(
+            "transport",
+            Word(&["tls", "plain"]),
+            "tls",
+            "plain",
+            "How blocks travel between the hosts: in TLS 1.3 with the nodes' certificates, or readable on the wire, for a cable that only the hosts are on. Volumes may have their own.",
+        ),
+        field(
+            "nodes",
+            Map(&In(&NODE)),
+            MUST,
+            "alpha: { address: 10.0.0.11 }",
+            "The hosts, by name; two to nine.",
+        ),
+        field("groups", Map(&In(&GROUP)), MUST, "web: { … }", "What is kept alive, by name."),
+        field(
+            "notify",
+            Map(&In(&TARGET)),
+            "nobody",
+            "operators: { mail: { … } }",
+            "Whom to tell, by name; at most 16. See [notifications](notifications.md).",
+        ),
+    ],
+};
+
+static HEARTBEAT: Section = Section {
+    title: "Timers",
+    path: "heartbeat",
+    intro: "Required: keepalive < warntime < fencetime < deadtime, with deadtime ≥ 1.25 × fencetime + 100 ms. A specification \
+            that breaks this is refused with the numbers. A change is in force within a second, on running services.",
+    one_of: &[],
+    fields: &[
+        field("keepalive", Duration, "100ms", "100ms", "Between two heartbeats."),
+        field(
+            "warntime",
+            Duration,
+            "500ms",
+            "500ms",
+            "A peer silent for this long is late, and leaves the in-sync set.",
+        ),
+        field(
+            "fencetime",
+            Duration,
+            "(deadtime − 100ms) / 1.25; 1s without deadtime",
+            "1s",
+            "A leader serves for this long after the last heartbeat that was acknowledged.",
+        ),
+        field(
+            "deadtime",
+            Duration,
+            "1500ms",
+            "1500ms",
+            "A standby that acknowledged does not take over for this long. Shorter is a faster takeover and less patience with a loaded host.",
+        ),
+        field(
+            "initdead",
+            Duration,
+            "10s, at least 2 × deadtime",
+            "30s",
+            "At a cold start the others wait for a preferred node for this long.",
+        ),
+        field(
+            "ttl",
+            Duration,
+            "5s",
+            "5s",
+            "Time to live of a node's lease in etcd, which may grant more. Asked for with an agent's next lease.",
+        ),
+        field(
+            "restart_window",
+            Duration,
+            "10s, at least 2 × deadtime",
+            "10s",
+            "The longer promise asked for before an agent restarts in order.",
+        ),
+        field(
+            "peer_timeout",
+            Duration,
+            "3s, at least 2 × warntime",
+            "3s",
+            "Writes that wait longer for a peer count it as lost: the default of every volume.",
+        ),
+        field(
+            "fence_stop",
+            Duration,
+            "10s",
+            "10s",
+            "A fenced group's containers stay paused for this long before they are stopped.",
+        ),
+        field("etcd_timeout", Duration, "1s", "1s", "Upper bound of one request to etcd."),
+    ],
+};
+
+static NODE: Section = Section {
+    title: "A node",
+    path: "nodes.<node>",
+    intro: "A host with one Docker engine, one agent and one replicator. Names are not looked up: addresses only.",
+    one_of: &[],
+    fields: &[
+        field(
+            "address",
+            Address,
+            MUST,
+            "10.0.0.11",
+            "On the network of the clients. It says on which interface the groups' addresses belong.",
+        ),
+        field(
+            "replication",
+            OneOrMore(&Address),
+            "address",
+            "[10.1.0.11, 10.0.0.11]",
+            "Where replicas connect, one address per link in order of preference: the next is tried when one fails. A link of its own keeps bulk data off the clients' network.",
+        ),
+        field(
+            "heartbeat",
+            OneOrMore(&Address),
+            "address, and replication",
+            "[10.0.0.11, 10.1.0.11]",
+            "One address per heartbeat link, as many on every node. At a change at least one must stay.",
+        ),
+    ],
+};
+
+static GROUP: Section = Section {
+    title: "A group",
+    path: "groups.<group>",
+    intro: "The unit of failover: volumes, addresses and services that live together on one node, started in that order and \
+            stopped in reverse. Cannot be renamed.",
+    one_of: &[],
+    fields: &[
+        field("prefer", OneOrMore(&Text), "none", "[alpha]", "Nodes in order of preference."),
+        field(
+            "auto_failback",
+            Boolean,
+            "false",
+            "true",
+            "Hand the group back to the first preferred node when it has been ready for 10 s.",
+        ),
+        field("addresses", List(&Cidr), "none", "[10.0.0.100/24]", "Addresses that follow the group."),
+        field(
+            "volumes",
+            Map(&In(&VOLUME)),
+            "none",
+            "webstore: { size: 1GiB }",
+            "Replicated volumes, by name; names are unique in the cluster. None can join or leave later.",
+        ),
+        field(
+            "services",
+            Map(&In(&SERVICE)),
+            "none",
+            "apache: { image: … }",
+            "Containers in Compose syntax, by name.",
+        ),
+        field(
+            "checks",
+            List(&In(&CHECK)),
+            "none",
+            "- http: { url: \"http://{address}/\" }",
+            "Health checks of the group as a whole.",
+        ),
+        field(
+            "migration_threshold",
+            Whole,
+            "3",
+            "5",
+            "Failures of a service within `failure_timeout` after which the group moves; until then it is restarted in place.",
+        ),
+        field("failure_timeout", Duration, "10m", "10m", "Failures older than this do not count."),
+        field("start_timeout", Duration, "2m", "2m", "Bound of a start; then it has failed."),
+        field(
+            "stop_timeout",
+            Duration,
+            "1m",
+            "1m",
+            "Bound of a stop; longer than every service's `stop_grace_period`.",
+        ),
+        field(
+            "after_power_loss",
+            Word(&["wait", "start"]),
+            "wait",
+            "start",
+            "After a power cut of the whole site, if a member of the in-sync set stays unseen: wait for it, or start without it after `initdead`.",
+        ),
+        field(
+            "notify",
+            OneOrMore(&Text),
+            "none",
+            "[operators]",
+            "Targets under `notify` that hear about this group.",
+        ),
+    ],
+};
+
+static CIDR: Section = Section {
+    title: "An address with its interface",
+    path: "groups.<group>.addresses[]",
+    intro: "Instead of `ADDRESS/PREFIX` alone.",
+    one_of: &[],
+    fields: &[
+        field(
+            "address",
+            Pattern("^[0-9a-fA-F.:]+/[0-9]{1,3}$"),
+            MUST,
+            "10.0.0.100/24",
+            "The address, with the prefix length of its network.",
+        ),
+        field("interface", Text, "that of the node's address", "eth1", "Where it belongs."),
+    ],
+};
+
+static VOLUME: Section = Section {
+    title: "A volume",
+    path: "groups.<group>.volumes.<volume>",
+    intro: "A block device with a filesystem, whose every acknowledged write is on every in-sync node.",
+    one_of: &[],
+    fields: &[
+        field("size", Size, MUST, "1GiB", "A multiple of 4 KiB, at least 8 MiB. Cannot be changed."),
+        field(
+            "filesystem",
+            Word(&["ext4", "xfs"]),
+            "ext4",
+            "xfs",
+            "Made at the group's first start, and never again.",
+        ),
+        field(
+            "protocol",
+            Word(&["A", "B", "C"]),
+            "C",
+            "C",
+            "As in DRBD: C acknowledges when every in-sync node has the write.",
+        ),
+        field(
+            "transport",
+            Word(&["tls", "plain"]),
+            "the cluster's",
+            "plain",
+            "How its blocks travel, see [security](security.md). Changed while in use.",
+        ),
+        field(
+            "backing",
+            Either(&Path, &Map(&Path)),
+            "a file in the state directory",
+            "/dev/vg0/web",
+            "Block device that holds the data on every node, or one per node.",
+        ),
+        field("mount_options", OneOrMore(&Text), "none", "[noatime]", "Used when the group starts."),
+        field(
+            "peer_timeout",
+            Duration,
+            "heartbeat.peer_timeout",
+            "3s",
+            "Writes that wait longer for a peer count it as lost; at least 100 ms.",
+        ),
+        field("resync_rate", Size, "0 (unbounded)", "100MiB", "Short for `resync: { rate: … }`."),
+        field(
+            "resync",
+            In(&RESYNC),
+            "yields to the application",
+            "{ rate: 200MiB }",
+            "Bounds of resync and verify.",
+        ),
+        field(
+            "verify",
+            In(&VERIFY),
+            "none",
+            "{ every: 7d, at: \"03:00\" }",
+            "Compares the replicas by schedule, while they are in use.",
+        ),
+    ],
+};
+
+static RESYNC: Section = Section {
+    title: "Bounds of a resync",
+    path: "groups.<group>.volumes.<volume>.resync",
+    intro: "",
+    one_of: &[],
+    fields: &[
+        field("rate", Size, "0 (unbounded)", "200MiB", "Most, per second."),
+        field("min", Size, "4MiB", "4MiB", "Per second, however busy the application is; not above `rate`."),
+        field(
+            "target_latency",
+            Duration,
+            "twice what requests take without resync",
+            "5ms",
+            "Latency of the application's requests that is held.",
+        ),
+    ],
+};
+
+static VERIFY: Section = Section {
+    title: "A schedule of verify",
+    path: "groups.<group>.volumes.<volume>.verify",
+    intro: "",
+    one_of: &[],
+    fields: &[
+        field("every", Duration, MUST, "7d", "Time between two; at least 1 h, with `at` at least 1 d."),
+        field("at", Text, "any time", "\"03:00\"", "Time of day (UTC), hours and minutes in quotes."),
+        field("repair", Boolean, "false", "true", "Copy what differs from the primary."),
+    ],
+};
+
+static SERVICE: Section = Section {
+    title: "A service",
+    path: "groups.<group>.services.<service>",
+    intro: "A container in Compose syntax. It shares its host's network, so that it answers on the group's addresses. What \
+            Compose knows and Baton refuses (`build`, `ports`, `restart`, `privileged`, …) is explained by the error. A change \
+            of any field but `depends_on` and `stop_grace_period` restarts this service, in place.",
+    one_of: &[],
+    fields: &[
+        field("image", Text, MUST, "httpd:2.4", "Image, with tag or digest."),
+        field("command", Command, "the image's", "[httpd, -DFOREGROUND]", "Arguments."),
+        field("entrypoint", Command, "the image's", "[/run.sh]", "Program."),
+        field(
+            "environment",
+            Assignments,
+            "none",
+            "{ TZ: UTC }",
+            "Environment; `BATON_NODE` and `BATON_GROUP` are added.",
+        ),
+        field(
+            "volumes",
+            List(&Either(&Text, &In(&MOUNT))),
+            "none",
+            "[\"webstore:/srv\"]",
+            "Mounts: `volume:/path`, or `/host/path:/path`, with `:ro` if wanted.",
+        ),
+        field(
+            "depends_on",
+            Either(&List(&Text), &Map(&In(&DEPENDENCY))),
+            "none",
+            "[mysql]",
+            "Services that must have reached a condition first.",
+        ),
+        field(
+            "healthcheck",
+            In(&HEALTHCHECK),
+            "the image's",
+            "{ test: [CMD, ok] }",
+            "How the container is asked whether it is well.",
+        ),
+        field("user", Text, "the image's", "www-data", "User, or `user:group`."),
+        field("working_dir", Path, "the image's", "/srv", "Working directory."),
+        field("cap_add", List(&Text), "none", "[NET_BIND_SERVICE]", "Capabilities added."),
+        field("cap_drop", List(&Text), "none", "[ALL]", "Capabilities dropped."),
+        field("devices", List(&Text), "none", "[/dev/ttyS0]", "Devices, `host[:container[:rwm]]`."),
+        field(
+            "ulimits",
+            Map(&Either(&Whole, &In(&ULIMIT))),
+            "the engine's",
+            "{ nofile: 65536 }",
+            "Resource limits.",
+        ),
+        field("tmpfs", OneOrMore(&Text), "none", "/run:size=64m", "Paths that are a tmpfs, with options."),
+        field("shm_size", Size, "64MiB", "256m", "Size of `/dev/shm`."),
+        field("hostname", Text, "the host's", "web", "Host name."),
+        field(
+            "stop_grace_period",
+            Duration,
+            "10s",
+            "5s",
+            "Between the stop signal and SIGKILL; shorter than the group's `stop_timeout`.",
+        ),
+        field("stop_signal", Text, "the image's", "SIGQUIT", "Signal that asks it to stop."),
+        field("labels", Assignments, "none", "{ tier: front }", "Labels."),
+        field("init", Boolean, "the engine's", "true", "Run an init process as PID 1."),
+        field("read_only", Boolean, "false", "true", "Root filesystem read-only."),
+        field("security_opt", List(&Text), "none", "[\"no-new-privileges:true\"]", "Security options."),
+    ],
+};
+
+static MOUNT: Section = Section {
+    title: "A mount in long form",
+    path: "groups.<group>.services.<service>.volumes[]",
+    intro: "",
+    one_of: &[],
+    fields: &[
+        field(
+            "type",
+            Word(&["volume", "bind"]),
+            "by source",
+            "volume",
+            "A volume of the group, or a path of the host.",
+        ),
+        field("source", Text, MUST, "webstore", "The volume, or an absolute path."),
+        field("target", Path, MUST, "/srv", "Where it is in the container."),
+        field("read_only", Boolean, "false", "true", "Mounted read-only."),
+    ],
+};
+
+static DEPENDENCY: Section = Section {
+    title: "A dependency in long form",
+    path: "groups.<group>.services.<service>.depends_on.<service>",
+    intro: "",
+    one_of: &[],
+    fields: &[field(
+        "condition",
+        CONDITION,
+        "service_started",
+        "service_healthy",
+        "What it must have reached.",
+    )],
+};
+
+static HEALTHCHECK: Section = Section {
+    title: "A container's health check",
+    path: "groups.<group>.services.<service>.healthcheck",
+    intro: "",
+    one_of: &[],
+    fields: &[
+        field(
+            "test",
+            Either(&Text, &List(&Text)),
+            "the image's",
+            "[CMD, healthcheck.sh]",
+            "A line for the container's shell, or `[CMD, …]`, `[CMD-SHELL, …]`, `[NONE]`.",
+        ),
+        field("interval", Duration, "30s", "2s", "Between two tests."),
+        field("timeout", Duration, "30s", "2s", "Bound of one."),
+        field("retries", Whole, "3", "3", "Failures in a row that make it unhealthy."),
+        field("start_period", Duration, "0", "30s", "Failures in this time after the start do not count."),
+        field("disable", Boolean, "false", "true", "No check, not even the image's."),
+    ],
+};
+
+static ULIMIT: Section = Section {
+    title: "A resource limit with two values",
+    path: "groups.<group>.services.<service>.ulimits.<name>",
+    intro: "",
+    one_of: &[],
+    fields: &[
+        field("soft", Pattern("^(-1|[0-9]+)$"), MUST, "1024", "Soft limit; -1 is unlimited."),
+        field("hard", Pattern("^(-1|[0-9]+)$"), MUST, "4096", "Hard limit; -1 is unlimited."),
+    ],
+};
+
+static CHECK: Section = Section {
+    title: "A check of the group",
+    path: "groups.<group>.checks[]",
+    intro: "Made on the leader while the group serves. `{address}` stands for the group's first address.",
+    one_of: &["http", "tcp", "exec"],
+    fields: &[
+        field("http", In(&HTTP), MUST, "{ url: \"http://{address}/\" }", "A GET."),
+        field("tcp", In(&TCP), MUST, "{ address: \"{address}:3306\" }", "A connection."),
+        field(
+            "exec",
+            In(&EXEC_CHECK),
+            MUST,
+            "{ service: mysql, command: [ok] }",
+            "A command in a service's container.",
+        ),
+    ],
+};
+
+const INTERVAL: Field = field("interval", Duration, "1s", "1s", "Between two; at least 50 ms.");
+const TIMEOUT: Field = field("timeout", Duration, "1s", "1s", "Bound of one; at least 10 ms.");
+const RETRIES: Field = field("retries", Whole, "3", "3", "Failures in a row that count as a failure.");
+const BLAMED: Field = field(
+    "service",
+    Text,
+    "all services of the group",
+    "apache",
+    "Which service is restarted when it fails.",
+);
+
+static HTTP: Section = Section {
+    title: "A check by HTTP",
+    path: "groups.<group>.checks[].http",
+    intro: "",
+    one_of: &[],
+    fields: &[
+        field("url", Pattern("^http://"), MUST, "http://{address}/", "What is asked for."),
+        field("status", OneOrMore(&Whole), "200 to 399", "[200, 204]", "Statuses that are good."),
+        INTERVAL,
+        TIMEOUT,
+        RETRIES,
+        BLAMED,
+    ],
+};
+
+static TCP: Section = Section {
+    title: "A check by TCP",
+    path: "groups.<group>.checks[].tcp",
+    intro: "",
+    one_of: &[],
+    fields: &[
+        field("address", Pattern(":[0-9]+$"), MUST, "{address}:3306", "Where to connect."),
+        INTERVAL,
+        TIMEOUT,
+        RETRIES,
+        BLAMED,
+    ],
+};
+
+static EXEC_CHECK: Section = Section {
+    title: "A check by a command",
+    path: "groups.<group>.checks[].exec",
+    intro: "",
+    one_of: &[],
+    fields: &[
+        field("service", Text, MUST, "mysql", "In whose container; it is restarted when the check fails."),
+        field("command", Command, MUST, "[healthcheck.sh, --connect]", "Good if it ends with status 0."),
+        INTERVAL,
+        TIMEOUT,
+        RETRIES,
+    ],
+};
+
+static TARGET: Section = Section {
+    title: "Whom to tell",
+    path: "notify.<name>",
+    intro: "",
+    one_of: &["mail", "webhook", "exec"],
+    fields: &[
+        field(
+            "mail",
+            In(&MAIL),
+            MUST,
+            "{ to: [ops@example.org], via: \"smtp://mail:25\" }",
+            "Electronic mail.",
+        ),
+        field(
+            "webhook",
+            In(&WEBHOOK),
+            MUST,
+            "{ url: \"https://chat.example.org/hook\" }",
+            "POST of the message as JSON.",
+        ),
+        field(
+            "exec",
+            In(&EXEC),
+            MUST,
+            "{ command: [/usr/local/bin/page-me] }",
+            "A command in the agent's container.",
+        ),
+        field(
+            "severity",
+            Word(&["info", "warning", "critical"]),
+            "warning",
+            "critical",
+            "What is less severe is not told.",
+        ),
+        field("groups", OneOrMore(&Text), "all, and the cluster as a whole", "[web]", "Only these groups."),
+        field(
+            "alert_every",
+            Duration,
+            "once",
+            "1h",
+            "A state that lasts is told again after each such time; at least a minute.",
+        ),
+        field("recovery", Boolean, "true", "false", "Tell the end of what was told."),
+        field("hold", Duration, "10s", "30s", "A state is told when it has lasted this long."),
+        field("max_per_hour", Whole, "20", "5", "More than this are put together."),
+    ],
+};
+
+static MAIL: Section = Section {
+    title: "Mail",
+    path: "notify.<name>.mail",
+    intro: "",
+    one_of: &[],
+    fields: &[
+        field("to", OneOrMore(&Text), MUST, "[ops@example.org]", "Recipients."),
+        field(
+            "via",
+            Pattern("^smtps?://"),
+            MUST,
+            "smtp://mail.example.org:587",
+            "Server: `smtp://`, or `smtps://` for TLS from the first byte.",
+        ),
+        field("from", Text, "baton@<node>", "baton@example.org", "Sender."),
+        field("user", Text, "none", "baton", "User to authenticate as; needs `password_file`."),
+        field(
+            "password_file",
+            Path,
+            "none",
+            "/etc/baton/mail-password",
+            "File with the password, on every node.",
+        ),
+        field(
+            "ca_file",
+            Path,
+            "the public CAs",
+            "/etc/baton/mail-ca.pem",
+            "CA certificates to check the server against.",
+        ),
+        field(
+            "tls",
+            Word(&["none", "opportunistic", "required"]),
+            "opportunistic; required with user",
+            "required",
+            "STARTTLS.",
+        ),
+    ],
+};
+
+static WEBHOOK: Section = Section {
+    title: "Webhook",
+    path: "notify.<name>.webhook",
+    intro: "",
+    one_of: &[],
+    fields: &[
+        field("url", Pattern("^https?://"), MUST, "https://chat.example.org/hook", "Where to."),
+        field(
+            "token_file",
+            Path,
+            "none",
+            "/etc/baton/chat-token",
+            "File with a bearer token, on every node.",
+        ),
+        field(
+            "secret_file",
+            Path,
+            "none",
+            "/etc/baton/chat-key",
+            "File with the key of the signature, on every node.",
+        ),
+        field(
+            "ca_file",
+            Path,
+            "the public CAs",
+            "/etc/baton/chat-ca.pem",
+            "CA certificates to check the server against.",
+        ),
+        field("timeout", Duration, "10s", "10s", "Bound of one attempt; 100 ms to a minute."),
+    ],
+};
+
+static EXEC: Section = Section {
+    title: "Command",
+    path: "notify.<name>.exec",
+    intro: "",
+    one_of: &[],
+    fields: &[
+        field("command", OneOrMore(&Text), MUST, "[/usr/local/bin/page-me]", "Program and arguments."),
+        field("timeout", Duration, "10s", "10s", "After this it is killed; 100 ms to a minute."),
+    ],
+};
