@@ -28,7 +28,9 @@ RUN set -eu; \
 
 # --- etcd -------------------------------------------------------------------------------------------------------------
 FROM base AS etcd
-RUN add-packages etcd-server etcd-client \
+# Its number is fixed, because it is handed a key (compose/images/baton/make-pki).
+RUN groupadd -r -g 823 etcd && useradd -r -u 823 -g etcd -d /var/lib/etcd -s /usr/sbin/nologin etcd \
+    && add-packages etcd-server etcd-client \
     && install -d -o etcd -g etcd -m 700 /var/lib/etcd
 USER etcd
 ENV ETCD_DATA_DIR=/var/lib/etcd
@@ -37,12 +39,30 @@ CMD ["etcd"]
 
 # --- Prometheus -------------------------------------------------------------------------------------------------------
 FROM base AS prometheus
-RUN add-packages prometheus \
+# Its number is fixed, because it is handed a key (compose/images/baton/make-pki).
+RUN groupadd -r -g 809 prometheus \
+    && useradd -r -u 809 -g prometheus -d /var/lib/prometheus -s /usr/sbin/nologin prometheus \
+    && add-packages prometheus \
     && install -d -o prometheus -g prometheus -m 755 /prometheus
 USER prometheus
 EXPOSE 9090
 ENTRYPOINT ["prometheus"]
 CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]
+
+# --- Alertmanager, and where its webhook goes ---------------------------------------------------------------------------
+# Debian's package has no web interface; what fires is seen in Prometheus' own and with amtool.
+FROM base AS alertmanager
+RUN add-packages prometheus-alertmanager && install -d -o prometheus -g prometheus -m 755 /alertmanager
+USER prometheus
+EXPOSE 9093
+ENTRYPOINT ["prometheus-alertmanager"]
+CMD ["--config.file=/etc/alertmanager/alertmanager.yml", "--storage.path=/alertmanager", "--cluster.listen-address="]
+
+FROM base AS webhook
+COPY compose/images/webhook/receive /usr/local/bin/receive
+USER nobody
+EXPOSE 9095
+CMD ["receive"]
 
 # --- Apache with PHP, and the page ------------------------------------------------------------------------------------
 FROM base AS apache-php
@@ -72,6 +92,18 @@ COPY compose/images/mariadb/healthcheck.sh /usr/local/bin/healthcheck.sh
 EXPOSE 3306
 CMD ["mariadb-run"]
 
+# --- mail server that keeps what it is sent --------------------------------------------------------------------------------
+FROM base AS mail
+# Without set-uid: the whole server runs as its own user.
+RUN add-packages exim4-daemon-light openssl && chmod u-s /usr/sbin/exim4 && rm -rf /var/mail/* /var/log/exim4/* \
+    && install -d -o Debian-exim -g Debian-exim -m 755 /var/mail/baton \
+    && install -d -m 755 /var/lib/mail-server /var/lib/mail-client
+COPY compose/images/mail/exim.conf /etc/exim4/baton.conf
+COPY compose/images/mail/run /usr/local/bin/mail-run
+COPY compose/images/mail/mails /usr/local/bin/mails
+EXPOSE 25 587
+CMD ["mail-run"]
+
 # --- a demo host: holds the network namespace, nothing else -------------------------------------------------------------
 FROM base AS runtime
 RUN add-packages ca-certificates e2fsprogs iproute2 xfsprogs
@@ -82,7 +114,7 @@ CMD ["host-run"]
 
 # --- Baton, from binaries that were built on the host -------------------------------------------------------------------
 FROM runtime AS baton-prebuilt
-COPY compose/images/baton/on-host compose/images/baton/http-ok /usr/local/bin/
+COPY compose/images/baton/on-host compose/images/baton/make-pki /usr/local/bin/
 COPY .build/bin/ /usr/local/bin/
 EXPOSE 7480 694/udp 7788
 
@@ -99,6 +131,6 @@ RUN cargo build --release --locked -p baton-operator -p baton-replicator \
     && install -D -t /out target/release/baton target/release/baton-agent target/release/baton-replicator
 
 FROM runtime AS baton
-COPY compose/images/baton/on-host compose/images/baton/http-ok /usr/local/bin/
+COPY compose/images/baton/on-host compose/images/baton/make-pki /usr/local/bin/
 COPY --from=build /out/ /usr/local/bin/
 EXPOSE 7480 694/udp 7788

@@ -1,7 +1,8 @@
 # The commands of this repository; `make help` lists them. Recipes are one line each: what they do is in the scripts.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test check build images
+.PHONY: help demo demo-down test check build images simulate
+SEEDS ?= 1..1001
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -17,6 +18,9 @@ test: ## unit and property tests, then the end-to-end suite on a cluster of its 
 
 check: ## formatting, lints, documentation, Compose files, alert rules, scripts
 	@.ci/check
+
+simulate: ## replicators and agents under random faults; SEEDS=FROM..TO
+	@compose/scripts/simulate.sh $(SEEDS)
 
 build: ## the binaries, release build, in target/release/
 	@compose/scripts/setup.sh build

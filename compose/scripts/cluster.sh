@@ -8,6 +8,8 @@
 . "$(dirname "$0")/lib.sh"
 SCRIPTS=$ROOT/compose/scripts
 HOSTS="alpha beta"
+# And the one that may have taken the place of one of them.
+ALL_HOSTS="$HOSTS gamma"
 VIP=$BATON_SUBNET.100
 WAIT=${BATON_WAIT:-120}
 
@@ -22,10 +24,20 @@ cargo_build() {
 start() {
     # By name: apache-php and mariadb of the file are there to be built, the agents start them.
     compose up -d --no-build alpha beta etcd-alpha etcd-beta etcd-witness \
-        alpha-replicator beta-replicator alpha-agent beta-agent prometheus
+        alpha-replicator beta-replicator alpha-agent beta-agent prometheus alertmanager webhook mail
     # A host whose power was cut stays off until it is switched on.
     local host
     for host in $HOSTS; do "$SCRIPTS/host.sh" on "$host"; done
+    hand_out
+}
+
+# What an administrator of this cluster needs on this machine, outside of its hosts: the CLI, curl and the tests use it.
+hand_out() {
+    local file
+    install -m 700 -d "$BUILD/pki/$BATON_PROJECT"
+    for file in ca.crt admin.crt admin.key; do
+        docker cp "$BATON_PROJECT-pki:/pki/authority/$file" "$BUILD/pki/$BATON_PROJECT/$file" > /dev/null
+    done
 }
 
 status_json() {
@@ -64,7 +76,7 @@ build_all() {
     local pids=() failed=0 pid
     step "Baton's binaries, release build" cargo_build & pids+=($!)
     (step "base image debian:trixie-slim" "$SCRIPTS/images.sh" base \
-        && step "images of etcd, Prometheus, Apache, MariaDB" "$SCRIPTS/images.sh" services) & pids+=($!)
+        && step "images of etcd, monitoring, Apache, MariaDB, mail" "$SCRIPTS/images.sh" services) & pids+=($!)
     for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
     return $failed
 }
@@ -74,7 +86,7 @@ up() {
     step "Docker engine, Compose, tools" "$SCRIPTS/setup.sh" engine
     build_all
     step "image of Baton" "$SCRIPTS/images.sh" baton
-    step "start 2 hosts, 3 etcd members, Prometheus" start
+    step "start 2 hosts, 3 etcd members, monitoring, mail" start
     step "web serves, both replicas UpToDate" wait_complete
 }
 
@@ -95,43 +107,30 @@ remove() {
     [ -z "$ids" ] || timeout 60 docker rm -f $ids > /dev/null
 }
 
-loops_of_this_cluster() {
-    local host mount tag
-    for host in $HOSTS; do
-        mount=$(docker volume inspect --format '{{.Mountpoint}}' "${BATON_PROJECT}_$host-state" 2> /dev/null) || continue
-        tag=$(cat "$mount/device-tag" 2> /dev/null) || continue
-        losetup --list --noheadings --output NAME,BACK-FILE | awk -v tag="$tag" 'tag != "" && index($0, tag) { print $1 }'
-    done
-}
-
 down() {
-    local loops host dir volumes loop
+    local loops=() host dir
     if ! docker version > /dev/null 2>&1; then say "no engine runs: nothing to remove"; return; fi
-    loops=$(loops_of_this_cluster)
+    # shellcheck disable=SC2207
+    loops=($(for host in $ALL_HOSTS; do loops_of "$host"; done))
     # Agents first, or they would start again what is taken down. Services while the replicators still answer, so that
     # their filesystems are unmounted in the ordinary way.
-    for host in $HOSTS; do remove --filter "name=^/$BATON_PROJECT-$host-agent\$"; done
+    for host in $ALL_HOSTS; do remove --filter "name=^/$BATON_PROJECT-$host-agent\$"; done
     remove --filter "label=baton.cluster=$BATON_CLUSTER" --filter label=baton.service
     remove_volumes "${BATON_CLUSTER}_"
-    for host in $HOSTS; do remove --filter "name=^/$BATON_PROJECT-$host-replicator\$"; done
+    for host in $ALL_HOSTS; do remove --filter "name=^/$BATON_PROJECT-$host-replicator\$"; done
     remove --filter "label=baton.cluster=$BATON_CLUSTER"
-    timeout 120 "$(command -v bash)" -c ". '$SCRIPTS/lib.sh'; compose down --volumes --remove-orphans --timeout 2"
+    rm -f "$CHANGED"
+    timeout 120 "$(command -v bash)" -c ". '$SCRIPTS/lib.sh'; COMPOSE_PROFILES=third compose down --volumes --remove-orphans --timeout 2"
     remove_volumes "${BATON_CLUSTER}_"
     remove_volumes "${BATON_PROJECT}_"
-    for loop in $loops; do losetup --detach "$loop" 2> /dev/null || true; done
-    for host in $HOSTS; do
+    release_loops "${loops[@]}"
+    for host in $ALL_HOSTS; do
         dir=/dev/baton/$BATON_PROJECT-$host
         [ ! -d "$dir" ] || rm -rf "$dir"
     done
+    rm -rf "$BUILD/pki/$BATON_PROJECT"
     [ ! -d /dev/baton ] || rmdir --ignore-fail-on-non-empty /dev/baton
     nothing_left
-}
-
-remove_volumes() {
-    local volumes
-    volumes=$(docker volume ls -q --filter "name=^$1")
-    # shellcheck disable=SC2086
-    [ -z "$volumes" ] || timeout 60 docker volume rm -f $volumes > /dev/null
 }
 
 nothing_left() {
@@ -157,13 +156,19 @@ $leader serves. On this machine:
 
   http://$VIP/               the page; it shows which host answers, and takes rows
   $VIP:3306                  MariaDB: user web, password web, database cluster
-  http://$BATON_SUBNET.11:7480/v1/status   what alpha's agent knows (beta: $BATON_SUBNET.12)
-  http://$BATON_SUBNET.31:9090/            Prometheus
+  https://$BATON_SUBNET.11:7480/     alpha's agent (beta: $BATON_SUBNET.12). The demo's own authority signed its certificate, and it
+                              asks who you are. A token: docker exec $BATON_PROJECT-alpha-agent baton token create me --role admin
+                              With curl: cd .build/pki/$BATON_PROJECT && curl --cacert ca.crt --cert admin.crt --key admin.key \
+                                  https://$BATON_SUBNET.11:7480/v1/status
+  http://$BATON_SUBNET.31:9090/            Prometheus; http://$BATON_SUBNET.31:9090/alerts what fires
+  docker exec $BATON_PROJECT-mail mails    what the agents and Alertmanager mailed ('mails last': the last one in full); its
+                                           webhook: docker logs $BATON_PROJECT-webhook
 
 Three things to try, with the page open:
 
-  1. Cut $leader's power, see $other take over, and switch it on again:
+  1. Cut $leader's power, see $other take over, read the mail about it, and switch it on again:
        compose/scripts/host.sh off $leader
+       docker exec $BATON_PROJECT-mail mails last
        compose/scripts/host.sh on $leader
 
   2. Move the group by hand:

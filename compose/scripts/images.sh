@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # images.sh base | services | baton: makes the images of the demo.
 #   base      debian:trixie-slim, from a registry if one answers, else from Debian packages with mmdebstrap
-#   services  etcd, prometheus, apache-php, mariadb, host
+#   services  etcd, prometheus, alertmanager, webhook, apache-php, mariadb, host, mail
 #   baton     from the binaries that `cargo build --release` has left in target/
 # Everything is cached by the engine; a second run takes about a second.
 . "$(dirname "$0")/lib.sh"
@@ -58,7 +58,7 @@ build() {
 
 make_services() {
     local image
-    for image in etcd prometheus apache-php mariadb host; do build "$image" "baton/$image"; done
+    for image in etcd prometheus alertmanager webhook apache-php mariadb host mail; do build "$image" "baton/$image"; done
 }
 
 make_baton() {

@@ -5,6 +5,10 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 BUILD=$ROOT/.build
 LOGS=$BUILD/log
+# The machine's, or those that `setup.sh promtool` unpacks.
+export PROMTOOL AMTOOL
+PROMTOOL=$(command -v promtool || printf %s "$BUILD/promtool/usr/bin/promtool")
+AMTOOL=$(command -v amtool || printf %s "$BUILD/promtool/usr/bin/amtool")
 export BATON_PROJECT=${BATON_PROJECT:-baton}
 export BATON_CLUSTER=${BATON_CLUSTER:-demo}
 export BATON_SUBNET=${BATON_SUBNET:-10.77.0}
@@ -51,14 +55,40 @@ wait_for() {
     done
 }
 
+# What `host.sh etcd` changed about the demo's etcd, as an administrator would in files on the hosts.
+CHANGED=$BUILD/etcd-$BATON_PROJECT.yaml
+
 # compose ARG…: whichever Compose is there, on this project.
 compose() {
+    local files=(-f "${BATON_COMPOSE_FILE:-$ROOT/compose/demo.yaml}")
     export COMPOSE_PROJECT_NAME=$BATON_PROJECT
+    if [ -z "${BATON_COMPOSE_FILE:-}" ] && [ -e "$CHANGED" ]; then files+=(-f "$CHANGED"); fi
     if docker compose version > /dev/null 2>&1; then
-        docker compose -p "$BATON_PROJECT" -f "${BATON_COMPOSE_FILE:-$ROOT/compose/demo.yaml}" "$@"
+        docker compose -p "$BATON_PROJECT" "${files[@]}" "$@"
     else
-        docker-compose -p "$BATON_PROJECT" -f "${BATON_COMPOSE_FILE:-$ROOT/compose/demo.yaml}" "$@"
+        docker-compose -p "$BATON_PROJECT" "${files[@]}" "$@"
     fi
+}
+
+# loops_of HOST: loop devices of its volumes, whether or not its replicator still lives.
+loops_of() {
+    local mount tag
+    mount=$(docker volume inspect --format '{{.Mountpoint}}' "${BATON_PROJECT}_$1-state" 2> /dev/null) || return 0
+    tag=$(cat "$mount/device-tag" 2> /dev/null) || return 0
+    losetup --list --noheadings --output NAME,BACK-FILE | awk -v tag="$tag" 'tag != "" && index($0, tag) { print $1 }'
+}
+
+# release_loops DEVICE…: detaches them, if that has not happened yet.
+release_loops() {
+    local loop
+    for loop in "$@"; do losetup --detach "$loop" 2> /dev/null || true; done
+}
+
+remove_volumes() {
+    local volumes
+    volumes=$(docker volume ls -q --filter "name=^$1")
+    # shellcheck disable=SC2086
+    [ -z "$volumes" ] || timeout 60 docker volume rm -f $volumes > /dev/null
 }
 
 # Every cargo of this machine that is new enough is good; apt's and rustup's live in different places.

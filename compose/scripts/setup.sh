@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# setup.sh [build] [engine]: installs what is missing on Debian or Ubuntu, and says what.
+# setup.sh [build] [engine] [test] [promtool]: installs what is missing on Debian or Ubuntu, and says what.
 #   build   Rust >= 1.90, a linker, protoc
-#   test    what the tests need besides: etcd, busybox, mkfs, iptables
+#   test    what the tests need besides: etcd, busybox, mkfs, iptables, aiosmtpd, a browser
 #   engine  Docker Engine, a Compose tool, mmdebstrap, jq, curl; starts the engine if none runs
+#   promtool  that and amtool test rules and routes; unpacked under .build/, for their packages would start servers here
 # Does nothing, and asks apt nothing, where everything is there.
 . "$(dirname "$0")/lib.sh"
 export DEBIAN_FRONTEND=noninteractive
@@ -105,10 +106,15 @@ setup_engine() {
 # What the tests break and look into. etcd's package would start a member of its own: it is told not to.
 setup_test() {
     local missing=() tool
-    for tool in busybox:busybox-static mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs nsenter:util-linux tc:iproute2 iptables:iptables; do
+    # A browser for the page's tests; its driver comes in a package of its own on Debian.
+    for tool in chromium:chromium chromedriver:chromium-driver busybox:busybox-static mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs nsenter:util-linux tc:iproute2 iptables:iptables; do
         command -v "${tool%%:*}" > /dev/null || missing+=("${tool##*:}")
     done
+    compgen -G '/usr/share/fonts/*/*' > /dev/null || missing+=(fonts-dejavu-core)
+    # The tests' mail server; Debian's python, whatever other one comes first in PATH.
+    /usr/bin/python3 -c 'import aiosmtpd' 2> /dev/null || missing+=(python3-aiosmtpd)
     [ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
+    setup_contract
     command -v etcd > /dev/null && return
     local policy=/usr/sbin/policy-rc.d
     if [ -e $policy ]; then install etcd-server; return; fi
@@ -116,6 +122,35 @@ setup_test() {
     chmod 755 $policy
     install etcd-server || { rm -f $policy; return 1; }
     rm -f $policy
+}
+
+# schemathesis, which holds the API against its OpenAPI document, in an environment of its own. The version is pinned in
+# e2e/contract/requirements.txt; another one is installed anew.
+setup_contract() {
+    local venv=$BUILD/contract wanted=$ROOT/e2e/contract/requirements.txt
+    cmp -s "$wanted" "$venv/installed.txt" && return
+    python3 -c 'import ensurepip, venv' 2> /dev/null || install python3 python3-venv
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --retries 5 --requirement "$wanted"
+    cp "$wanted" "$venv/installed.txt"
+}
+
+setup_promtool() {
+    if [ -x "$PROMTOOL" ] && [ -x "$AMTOOL" ]; then "$PROMTOOL" --version; return; fi
+    apt_update
+    # Where apt's own user may write. The directory goes with the script.
+    local packed
+    packed=$(mktemp -d)
+    # shellcheck disable=SC2064
+    trap "rm -rf '$packed'" EXIT
+    chmod 755 "$packed"
+    (cd "$packed" && apt-get -q download prometheus prometheus-alertmanager)
+    mkdir -p "$BUILD/promtool"
+    dpkg-deb --fsys-tarfile "$packed"/prometheus_*.deb | tar -x -C "$BUILD/promtool" ./usr/bin/promtool
+    dpkg-deb --fsys-tarfile "$packed"/prometheus-alertmanager_*.deb | tar -x -C "$BUILD/promtool" ./usr/bin/amtool
+    "$PROMTOOL" --version
+    "$AMTOOL" --version
 }
 
 [ $# -gt 0 ] || set -- build engine
