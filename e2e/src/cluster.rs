@@ -4,10 +4,12 @@ use crate::config::{API_PORT, Config, GROUP};
 use crate::docker::{self, Role};
 use crate::faults;
 use crate::http;
+use crate::identity::{Identity, handed_out};
 use crate::shell::{self, Output};
 use crate::status::{Status, View};
 use anyhow::{Context, Result, bail};
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// Longest wait for an agent's answer. It answers from memory, so this is reached only by one that hangs.
@@ -37,7 +39,32 @@ impl Cluster {
     /// # Errors
     /// If it does not answer in time.
     pub fn ask(&self, host: &str, path: &str) -> Result<http::Answer> {
-        http::get(self.api(host), path, ASK, ASK).with_context(|| format!("GET {path} at {host}"))
+        let answer = self.ask_as(self.admin()?, host, "GET", path, None, &[]);
+        answer.with_context(|| format!("GET {path} at {host}"))
+    }
+
+    /// Any request to a host's agent, as whoever is given.
+    ///
+    /// # Errors
+    /// If it does not answer in time, or the connection is refused.
+    pub fn ask_as(
+        &self,
+        identity: &Identity,
+        host: &str,
+        method: &str,
+        path: &str,
+        json: Option<&str>,
+        headers: &[&str],
+    ) -> Result<http::Answer> {
+        Ok(http::secure(identity, self.api(host), method, path, json, headers, (ASK, ASK))?)
+    }
+
+    /// The administrator that the cluster's script hands out; read once.
+    fn admin(&self) -> Result<&'static Identity> {
+        static ADMIN: OnceLock<Result<Identity, String>> = OnceLock::new();
+        let load =
+            || Identity::load(&handed_out(&self.config.project), Some("admin")).map_err(|e| format!("{e:#}"));
+        ADMIN.get_or_init(load).as_ref().map_err(|e| anyhow::anyhow!("{e}"))
     }
 
     /// One agent's snapshot.
@@ -190,7 +217,10 @@ impl Cluster {
             bail!("project {} has no agents: bring the cluster up with 'make test'", self.config.project);
         }
         faults::thaw(&all.iter().filter(|c| c.running).cloned().collect::<Vec<_>>())?;
-        let down = all.into_iter().filter(|c| c.role == Role::Etcd && c.host.is_none() && !c.running);
+        // Those of the hosts come with their host's power; the witness has nothing else.
+        let elsewhere =
+            |c: &docker::Container| !self.config.hosts.iter().any(|h| c.host.as_ref() == Some(&h.name));
+        let down = all.into_iter().filter(|c| c.role == Role::Etcd && !c.running && elsewhere(c));
         docker::all(&["start"], &down.collect::<Vec<_>>())?;
         for host in &self.config.hosts {
             faults::power_on(self, &host.name)?;

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 pub const API_PORT: u16 = 7480;
 /// Replication between replicators.
 pub const REPLICATION_PORT: u16 = 7788;
+/// Heartbeats between agents.
+pub const HEARTBEAT_PORT: u16 = 694;
 /// The demo's only group and volume.
 pub const GROUP: &str = "web";
 /// See [`GROUP`].
@@ -85,6 +87,23 @@ impl Config {
         }
     }
 
+    /// The same cluster with other hosts: one of them was replaced.
+    ///
+    /// # Panics
+    /// If the demo knows no such host.
+    #[must_use]
+    pub fn with_hosts(&self, names: [&str; 2]) -> Self {
+        let [a, b, c, _] = self.vip.octets();
+        let last = |name: &str| match name {
+            "alpha" => 11,
+            "beta" => 12,
+            "gamma" => 13,
+            other => panic!("the demo has no host '{other}'"),
+        };
+        let host = |name: &str| Host { name: name.to_owned(), address: Ipv4Addr::new(a, b, c, last(name)) };
+        Self { hosts: names.map(host), ..self.clone() }
+    }
+
     /// A host by name.
     ///
     /// # Panics
@@ -136,6 +155,9 @@ mod tests {
             assert_eq!(c.vip, Ipv4Addr::new(10, 78, 0, 100));
             assert_eq!(c.database.password, "p:w");
             assert_eq!(c.other("alpha"), "beta");
+            assert_eq!(c.with_hosts(["beta", "alpha"]).other("beta"), "alpha");
+            let replaced = c.with_hosts(["beta", "gamma"]);
+            assert_eq!(replaced.host("gamma").address, Ipv4Addr::new(10, 78, 0, 13));
         }
     }
 }

@@ -5,7 +5,7 @@
 //! processes under test is needed.
 
 use crate::cluster::Cluster;
-use crate::config::REPLICATION_PORT;
+use crate::config::{HEARTBEAT_PORT, REPLICATION_PORT};
 use crate::docker::{self, Container, Role};
 use crate::shell;
 use anyhow::{Context, Result, anyhow, bail};
@@ -114,7 +114,7 @@ fn veth(cluster: &Cluster, host: &str) -> Result<String> {
     name.with_context(|| format!("the machine has no interface {peer}, the other end of {host}'s link"))
 }
 
-/// Packets of the replication port are dropped in a host's namespace, both ways; heartbeats pass.
+/// Packets of one port (replication's, heartbeats') are dropped in a host's namespace, both ways; others pass.
 #[derive(Debug)]
 pub struct ReplicationBlock {
     cluster: Cluster,
@@ -130,10 +130,21 @@ const TABLE: &str = "baton_e2e";
 /// # Errors
 /// If the host is off or the kernel lacks nftables.
 pub fn block_replication(cluster: &Cluster, host: &str) -> Result<ReplicationBlock> {
-    let port = REPLICATION_PORT;
+    block(cluster, host, "tcp", REPLICATION_PORT)
+}
+
+/// Blocks heartbeats at a host, both ways; replication and everything else pass.
+///
+/// # Errors
+/// As [`block_replication`].
+pub fn block_heartbeats(cluster: &Cluster, host: &str) -> Result<ReplicationBlock> {
+    block(cluster, host, "udp", HEARTBEAT_PORT)
+}
+
+fn block(cluster: &Cluster, host: &str, protocol: &str, port: u16) -> Result<ReplicationBlock> {
     let rules: String = ["input", "output"]
         .iter()
-        .map(|hook| format!("chain {hook} {{\n type filter hook {hook} priority -150;\n tcp dport {port} drop\n tcp sport {port} drop\n}}\n"))
+        .map(|hook| format!("chain {hook} {{\n type filter hook {hook} priority -150;\n {protocol} dport {port} drop\n {protocol} sport {port} drop\n}}\n"))
         .collect();
     in_namespace(cluster, host, &["nft", &format!("table inet {TABLE} {{\n{rules}}}")])?;
     Ok(ReplicationBlock { cluster: cluster.clone(), host: host.to_owned(), at: Instant::now() })

@@ -2,6 +2,7 @@
 //!
 //! It is small on purpose: the prober must not reuse a connection, retry, or follow anything behind our back.
 
+use crate::identity::Identity;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -55,21 +56,99 @@ pub fn request(
     whole: Duration,
 ) -> io::Result<Answer> {
     let end = Instant::now() + whole;
-    let mut stream = TcpStream::connect_timeout(&at, connect.min(whole))?;
+    let stream = connected(at, connect, whole)?;
+    exchange(&mut Plain(stream), at, method, path, json, &[], end)
+}
+
+/// The same over TLS, as whoever `identity` is, with more headers (`Authorization: …`).
+///
+/// # Errors
+/// As [`get`]; a certificate that is refused on either side has kind `InvalidData`.
+pub fn secure(
+    identity: &Identity,
+    at: SocketAddr,
+    method: &str,
+    path: &str,
+    json: Option<&str>,
+    headers: &[&str],
+    limits: (Duration, Duration),
+) -> io::Result<Answer> {
+    let end = Instant::now() + limits.1;
+    let stream = connected(at, limits.0, limits.1)?;
+    let name = rustls::pki_types::ServerName::from(at.ip());
+    let session = rustls::ClientConnection::new(identity.config(), name).map_err(io::Error::other)?;
+    exchange(&mut rustls::StreamOwned::new(session, stream), at, method, path, json, headers, end)
+}
+
+fn connected(at: SocketAddr, connect: Duration, whole: Duration) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&at, connect.min(whole))?;
     stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A stream whose socket can be told how long to wait.
+trait Timed: Read + Write {
+    fn socket(&self) -> &TcpStream;
+}
+
+struct Plain(TcpStream);
+
+impl Read for Plain {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.read(into)
+    }
+}
+
+impl Write for Plain {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Timed for Plain {
+    fn socket(&self) -> &TcpStream {
+        &self.0
+    }
+}
+
+impl Timed for rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        &self.sock
+    }
+}
+
+fn exchange(
+    stream: &mut impl Timed,
+    at: SocketAddr,
+    method: &str,
+    path: &str,
+    json: Option<&str>,
+    headers: &[&str],
+    end: Instant,
+) -> io::Result<Answer> {
     let body = json.unwrap_or("");
     let kind = if json.is_some() { "Content-Type: application/json\r\n" } else { "" };
     let length = body.len();
+    let more: String = headers.iter().map(|h| format!("{h}\r\n")).collect();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n{kind}Content-Length: {length}\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n{more}{kind}Content-Length: {length}\r\n\r\n"
     );
-    stream.set_write_timeout(Some(left(end)?))?;
+    stream.socket().set_write_timeout(Some(left(end)?))?;
+    stream.socket().set_read_timeout(Some(left(end)?))?;
     stream.write_all(format!("{head}{body}").as_bytes())?;
     let mut bytes = Vec::with_capacity(4096);
     let mut chunk = [0; 16 << 10];
     loop {
-        stream.set_read_timeout(Some(left(end)?))?;
-        match stream.read(&mut chunk)? {
+        stream.socket().set_read_timeout(Some(left(end)?))?;
+        let read = match stream.read(&mut chunk) {
+            // An agent that is killed says no goodbye; whether its answer is whole, its length tells.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            other => other?,
+        };
+        match read {
             0 => return parse(&bytes),
             n if bytes.len() + n > MAX_ANSWER => return Err(malformed("answer longer than 8 MiB")),
             n => bytes.extend_from_slice(&chunk[..n]),

@@ -9,6 +9,7 @@
 //! | [`netns`] | acting inside a host's network namespace, and watching who holds the address |
 //! | [`prober`], [`writer`], [`journal`], [`gaps`] | the clients, their history, and its analysis |
 //! | [`watch`] | all of them around one change of leadership: who answered, held and acknowledged when |
+//! | [`monitoring`] | Prometheus, Alertmanager, mail and webhook |
 //! | [`replicas`] | the two backing files at rest |
 //! | [`side`] | real binaries in containers of their own, for bad input |
 //! | [`scenario`], [`report`] | the frame of a scenario and the measured figures |
@@ -16,13 +17,16 @@
 //! The scenarios themselves are in `tests/scenarios`. They run one after another against one cluster that
 //! `make test` has brought up; if this process dies, the next scenario's healing undoes its faults.
 
+pub mod browser;
 pub mod cluster;
 pub mod config;
 pub mod docker;
 pub mod faults;
 pub mod gaps;
 pub mod http;
+pub mod identity;
 pub mod journal;
+pub mod monitoring;
 pub mod netns;
 pub mod prober;
 pub mod replicas;

@@ -183,7 +183,7 @@ impl Scenario {
     }
 
     /// Leaves what is known about a failure in `target/e2e/<name>.log` and says so.
-    fn diagnose(&self) {
+    pub fn diagnose(&self) {
         let mut text = self.view().print();
         for container in docker::containers(&self.config).unwrap_or_default() {
             let c = &container;

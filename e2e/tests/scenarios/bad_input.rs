@@ -126,7 +126,7 @@ fn etcd_out_of_reach_at_start() {
 }
 
 /// The host's file that its agent and replicator read their secret from.
-fn secret_file(t: &Scenario, host: &str) -> PathBuf {
+pub(crate) fn secret_file(t: &Scenario, host: &str) -> PathBuf {
     let agent = docker::part(&t.config, host, Role::Agent).unwrap_or_else(|e| panic!("{e:#}"));
     let asked = shell::run(&[
         "docker",

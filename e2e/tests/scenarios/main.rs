@@ -3,13 +3,26 @@
 //! `make test` brings the cluster up and runs them; see `baton_e2e::scenario` for the frame they run in. The bounds
 //! are those promised with default timers; where a figure has another origin, the constant says so.
 
+mod alerts;
+mod apply;
 mod bad_input;
 mod cable;
+mod cli;
+mod contract;
 mod control;
+mod dashboards;
 mod frozen;
 mod moves;
+mod notify;
+mod operations;
+mod page;
 mod power;
+mod replace;
 mod replication;
+mod security;
+mod transport;
+mod verify;
+mod worker;
 
 use std::time::Duration;
 
@@ -19,8 +32,10 @@ const HTTP_WORST: Duration = Duration::from_millis(4000);
 const HTTP_MEDIAN: Duration = Duration::from_millis(2500);
 /// Committed writes are back after the loss of the leader: median.
 const WRITES_MEDIAN: Duration = Duration::from_millis(5000);
-/// Without HTTP during a planned move.
+/// Without HTTP during a planned move: the better of two in a row, which others on a shared machine do not both disturb.
 const MOVE: Duration = Duration::from_millis(1500);
+/// The same of a single one, and beside a browser, a resync or an upgrade on the same two cores.
+const MOVE_BESIDE: Duration = Duration::from_millis(3000);
 /// Longest pause of the leader's writes when a standby is lost: `warntime` (500 ms) and 300 ms.
 const STANDBY_LOST: Duration = Duration::from_millis(800);
 

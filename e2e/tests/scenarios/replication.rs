@@ -12,8 +12,9 @@ const DOWN: Duration = Duration::from_secs(20);
 const EXTENT: u64 = 4 << 20;
 /// The leader notices by `peer_timeout` or by the pings of the replication link, both of a few seconds.
 const GOES_ON: Duration = Duration::from_secs(8);
-/// A status that still lists a member may be this much older than the transaction that removed it.
-const STATUS_AGE: Duration = Duration::from_millis(200);
+/// A status that still lists a member may be this much older than the transaction that removed it: agents publish every
+/// 250 ms, at their next tick, and the machine is shared.
+const STATUS_AGE: Duration = Duration::from_millis(500);
 /// What a host sends besides a resync while nobody writes: heartbeats, etcd, answers of the API. Per second.
 const BACKGROUND: u64 = 1 << 20;
 
