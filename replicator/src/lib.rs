@@ -16,6 +16,7 @@ pub mod driver;
 pub mod files;
 pub mod frontend;
 pub mod hold;
+pub mod process;
 pub mod store;
 pub mod tls;
 pub mod transport;

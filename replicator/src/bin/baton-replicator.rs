@@ -9,6 +9,7 @@ use baton_replicator::control::{ControlServer, ServeUntilSocket};
 use baton_replicator::driver::{Options, Replicator};
 use baton_replicator::frontend::fuse;
 use baton_replicator::hold::{Holder, Worker, keeper, lock_memory};
+use baton_replicator::process::abort_on_panic;
 use baton_replicator::tls::{PKI_DIR, TlsFiles};
 use baton_replicator::transport::Secret;
 use baton_replicator::types::NodeName;
@@ -62,7 +63,8 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    // First of all, while there is one thread.
+    abort_on_panic();
+    // Before anything else, while there is one thread.
     let worker = Worker::take().context("cannot take over the holder's socket")?;
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_new(&arguments.log).context("--log is not a log filter")?;

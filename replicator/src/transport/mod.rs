@@ -10,7 +10,7 @@
 //! Invariants: no frame is delivered before both sides have proved that they know the cluster secret and, with TLS,
 //! have shown valid certificates of the very nodes they say they are; lengths are checked before use, checksums before
 //! delivery; what is queued is bounded. Every event of a session comes in order: Opened, Frame…, Closed. If a thread
-//! here dies, the process dies (`panic = "abort"`).
+//! here dies, the process dies ([`abort_on_panic`](crate::process::abort_on_panic)).
 
 mod auth;
 mod credentials;

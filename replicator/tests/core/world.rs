@@ -251,6 +251,13 @@ impl World {
         self.nodes[i].meta = file;
     }
 
+    /// A person removes what a node that is down has of the volume.
+    pub fn wipe(&mut self, i: usize) {
+        assert!(!self.is_up(i), "its process uses it");
+        self.nodes[i].disk = Disk::default();
+        self.create(i);
+    }
+
     /// A machine that was never part of anything, with an empty disk. It does not run yet.
     pub fn join(&mut self, peers: BTreeSet<usize>) -> usize {
         let i = self.nodes.len();

@@ -9,6 +9,9 @@ use crate::core::meta::BLOCK_BYTES;
 use crate::types::{DiskState, EpochRelation, Generation, NodeName, Role};
 use std::time::Duration;
 
+/// How long a peer that stands alone is left alone: a person may have emptied its replica meanwhile.
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(10);
+
 impl Engine {
     pub(super) fn peer_timeout(&self) -> Duration {
         Duration::from_millis(self.config.peer_timeout_ms.max(100))
@@ -28,7 +31,8 @@ impl Engine {
     pub(super) fn dial_all(&mut self) {
         let leads = self.role == Role::Primary && self.deposed.is_none() && !self.stopping;
         for peer in 0..self.peers.len() {
-            let at_odds = self.peers[peer].link == Link::StandAlone;
+            let p = &self.peers[peer];
+            let at_odds = p.link == Link::StandAlone && self.now.since(p.since) < ASK_AGAIN;
             self.dial(peer, leads && !at_odds && self.disk != DiskState::Failed);
         }
     }
@@ -246,6 +250,7 @@ impl Engine {
         match decide(&p.ours, &p.theirs) {
             Verdict::Refuse(refusal) => self.stand_alone(peer, refusal),
             Verdict::Bitmap | Verdict::Full => {
+                p.at_odds = None;
                 self.set_link(peer, Link::Reading, Some("reading its bitmap".into()))
             }
         }
@@ -254,8 +259,11 @@ impl Engine {
 
     fn stand_alone(&mut self, peer: usize, refusal: Refusal) {
         let reason = refusal.to_string();
-        let node = self.peers[peer].node.clone();
-        self.alarm(format!("not connected to {node}: {reason}"));
+        let p = &mut self.peers[peer];
+        if p.at_odds.replace(refusal) != Some(refusal) {
+            let text = format!("not connected to {}: {reason}", p.node);
+            self.alarm(text);
+        }
         if let Some(session) = self.peers[peer].session {
             self.send(session, Message::Refused(Refused::Other(reason.clone())));
         }

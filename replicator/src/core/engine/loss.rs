@@ -4,6 +4,7 @@
 //! it out.
 
 use super::journal::Transaction;
+use super::link::ASK_AGAIN;
 use super::peer::{Link, Sent};
 use super::{Action, Engine, SessionId};
 use crate::core::frame::Message;
@@ -120,9 +121,13 @@ impl Engine {
 
     pub(super) fn tick_links(&mut self) {
         let timeout = self.peer_timeout();
+        let mut ask_again = false;
         for peer in 0..self.peers.len() {
             let p = &self.peers[peer];
-            let Some(session) = p.session else { continue };
+            let Some(session) = p.session else {
+                ask_again |= p.link == Link::StandAlone && self.now.since(p.since) >= ASK_AGAIN;
+                continue;
+            };
             let late = |since: Instant, limit: Duration| self.now.since(since) > limit;
             let step = match p.link {
                 Link::Greeting | Link::Reading | Link::Deciding | Link::Finishing => {
@@ -148,6 +153,9 @@ impl Engine {
                 self.peers[peer].last_sent = self.now;
                 self.send(session, Message::Ping);
             }
+        }
+        if ask_again {
+            self.dial_all();
         }
     }
 }

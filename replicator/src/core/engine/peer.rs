@@ -5,7 +5,7 @@
 //! Down ────────────► Greeting ───────► Reading ───────► Deciding ────► Syncing ─────────► Finishing ────► Connected
 //!  ▲                     │                │                 │            │                  │              │
 //!  └─────────────────────┴────────────────┴────── session lost, silent or nonsense ─────────┴──────────────┘
-//!                        └──────────── refused ──► StandAlone (until the next epoch)
+//!                        └──────────── refused ──► StandAlone (asked again now and then)
 //! ```
 //! A peer gets every new write from Syncing on (*in replication*), and counts for an acknowledgement when it is
 //! Connected.
@@ -13,7 +13,7 @@
 use super::SessionId;
 use super::resync::Resync;
 use crate::core::frame::{PROTOCOL, Sync};
-use crate::core::handshake::Identity;
+use crate::core::handshake::{Identity, Refusal};
 use crate::core::meta::Bitmap;
 use crate::core::range::{Range, RangeSet};
 use crate::types::{BootId, ConnectionState, DiskState, Generation, Instant, NodeName};
@@ -52,6 +52,8 @@ pub(super) struct Peer {
     pub session: Option<SessionId>,
     pub link: Link,
     pub reason: Option<String>,
+    /// Why the two replicas stay apart, until a greeting says otherwise.
+    pub at_odds: Option<Refusal>,
     pub since: Instant,
     pub dialed: bool,
     pub boot: Option<BootId>,
@@ -96,6 +98,7 @@ impl Peer {
             session: None,
             link: Link::Down,
             reason: None,
+            at_odds: None,
             since: now,
             dialed: false,
             boot: None,
@@ -177,6 +180,7 @@ impl Peer {
     /// In the agent's words.
     pub fn connection(&self) -> ConnectionState {
         match self.link {
+            Link::Down | Link::TimedOut | Link::Greeting if self.at_odds.is_some() => ConnectionState::StandAlone,
             Link::Down => ConnectionState::Connecting,
             Link::TimedOut => ConnectionState::Timeout,
             Link::StandAlone => ConnectionState::StandAlone,
@@ -184,5 +188,10 @@ impl Peer {
             Link::Syncing | Link::Finishing => ConnectionState::SyncSource,
             Link::Connected => ConnectionState::Connected,
         }
+    }
+
+    /// Why it is not connected.
+    pub fn reason(&self) -> Option<String> {
+        self.at_odds.map(|refusal| refusal.to_string()).or_else(|| self.reason.clone())
     }
 }

@@ -258,6 +258,7 @@ impl Engine {
         self.last_primary = None;
         for peer in 0..self.peers.len() {
             self.set_link(peer, Link::Down, None);
+            self.peers[peer].at_odds = None;
             self.peers[peer].unflushed = Default::default();
             self.peers[peer].trusted = false;
             self.peers[peer].resumed = false;
@@ -276,6 +277,7 @@ impl Engine {
             self.peers[peer].resumed = false;
         }
         for peer in 0..self.peers.len() {
+            self.peers[peer].at_odds = None;
             if self.peers[peer].link == Link::StandAlone {
                 self.set_link(peer, Link::Down, None);
             }

@@ -58,7 +58,7 @@ impl Engine {
         PeerStatus {
             node: p.node.clone(),
             connection,
-            reason: p.reason.clone(),
+            reason: p.reason(),
             boot: p.boot,
             disk: p.disk,
             resynced,
@@ -138,7 +138,7 @@ impl Engine {
             (
                 self.configured(index),
                 connection.map(|c| c as u8),
-                &p.reason,
+                p.reason(),
                 p.boot,
                 p.disk as u8,
                 p.settled,

@@ -41,7 +41,7 @@ impl Bitmap {
 
     /// Clears the bits of the blocks in `range`, which must be aligned to them.
     pub fn clear(&mut self, range: Range) {
-        debug_assert!(range.start.is_multiple_of(BLOCK_BYTES) && range.end.is_multiple_of(BLOCK_BYTES));
+        assert!(range.start.is_multiple_of(BLOCK_BYTES) && range.end.is_multiple_of(BLOCK_BYTES));
         self.change(range.blocks(), false);
     }
 
