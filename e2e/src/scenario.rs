@@ -1,8 +1,10 @@
 //! The frame of a scenario: one at a time, from a healthy cluster to a healthy cluster, with its figures kept.
 //!
 //! Without `BATON_E2E` a scenario prints that it is skipped and ends, so that `cargo test` works anywhere;
-//! `make test` sets it, and then a missing cluster is an error. A missed time bound fails the scenario at its end,
-//! after everything was measured; lost data fails it at once.
+//! `make test` sets it, and then a missing cluster is an error. Lost data fails a scenario at once, another wrong fact at
+//! its end, after everything was measured. A scenario that missed nothing but time bounds runs a second time, and fails if
+//! it misses one again: what others do on a shared machine is not told from what Baton does by one measurement. Both
+//! runs stand in the report.
 
 use crate::cluster::{Cluster, WHOLE};
 use crate::config::{Config, output_dir};
@@ -27,14 +29,17 @@ pub const NO_GAP: Duration = Duration::from_millis(100);
 pub struct Scenario {
     cluster: Cluster,
     name: &'static str,
-    missed: RefCell<Vec<String>>,
+    /// Facts that are not as they must be.
+    wrong: RefCell<Vec<String>>,
+    /// Durations over their bounds.
+    late: RefCell<Vec<String>>,
 }
 
 /// Runs a scenario against the cluster, or skips it if there is to be none.
 ///
 /// # Panics
-/// If the scenario does, missed a bound, or left a cluster that does not become healthy.
-pub fn scenario(name: &'static str, body: impl FnOnce(&Scenario, &str)) {
+/// If the scenario does, missed a bound twice, or left a cluster that does not become healthy.
+pub fn scenario(name: &'static str, body: impl Fn(&Scenario, &str)) {
     if std::env::var_os("BATON_E2E").is_none() {
         println!("skipped: '{name}' needs the cluster of 'make test'");
         return;
@@ -43,8 +48,19 @@ pub fn scenario(name: &'static str, body: impl FnOnce(&Scenario, &str)) {
     let lock = File::create(std::env::temp_dir().join("baton-e2e.lock")).and_then(|f| f.lock().map(|()| f));
     let _lock = lock.unwrap_or_else(|e| panic!("lock of the suite: {e}"));
     println!("=== {name}");
+    let late = once(name, &body);
+    if !late.is_empty() {
+        println!("    once more, for it was late: {late}");
+        let again = once(name, &body);
+        assert!(again.is_empty(), "{name} missed its bounds twice: {late}; then {again}");
+    }
+}
+
+/// Runs a scenario, and says which time bounds it missed.
+fn once(name: &'static str, body: &impl Fn(&Scenario, &str)) -> String {
     let begin = Instant::now();
-    let this = Scenario { cluster: Cluster { config: Config::from_env() }, name, missed: RefCell::default() };
+    let cluster = Cluster { config: Config::from_env() };
+    let this = Scenario { cluster, name, wrong: RefCell::default(), late: RefCell::default() };
     let result = catch_unwind(AssertUnwindSafe(|| {
         let leader = heal(&this.cluster);
         body(&this, &leader);
@@ -56,8 +72,9 @@ pub fn scenario(name: &'static str, body: impl FnOnce(&Scenario, &str)) {
         this.diagnose();
         resume_unwind(panic);
     }
-    let missed = this.missed.take();
-    assert!(missed.is_empty(), "{name} missed its bounds: {}", missed.join("; "));
+    let (wrong, late) = (this.wrong.take(), this.late.take());
+    assert!(wrong.is_empty(), "{name}: not as it must be: {}", [wrong, late].concat().join("; "));
+    late.join("; ")
 }
 
 /// Set when the cluster did not become healthy: what follows need not wait as long for the same.
@@ -140,12 +157,12 @@ impl Scenario {
         );
     }
 
-    /// A duration with its bound; a miss fails the scenario at its end.
+    /// A duration with its bound; a miss has the scenario run once more.
     pub fn at_most(&self, what: &str, measured: Duration, bound: Duration) {
         let ok = measured <= bound;
         report::row(self.name, what, &report::ms(measured), &format!("at most {}", report::ms(bound)), ok);
         if !ok {
-            self.missed.borrow_mut().push(format!(
+            self.late.borrow_mut().push(format!(
                 "{what}: {} > {}",
                 report::ms(measured),
                 report::ms(bound)
@@ -162,7 +179,7 @@ impl Scenario {
     pub fn expect(&self, what: &str, ok: bool, measured: impl std::fmt::Display) {
         report::row(self.name, what, &measured.to_string(), "required", ok);
         if !ok {
-            self.missed.borrow_mut().push(format!("{what}: {measured}"));
+            self.wrong.borrow_mut().push(format!("{what}: {measured}"));
         }
     }
 

@@ -39,7 +39,7 @@ fn each_role_on_the_page() {
     on_page("roles on the page", roles);
 }
 
-fn on_page(name: &'static str, body: impl AsyncFnOnce(&Scenario, &str) -> anyhow::Result<()>) {
+fn on_page(name: &'static str, body: impl AsyncFn(&Scenario, &str) -> anyhow::Result<()>) {
     if std::env::var_os("BATON_E2E").is_some() && !browser::available(name) {
         return;
     }
