@@ -33,7 +33,8 @@ mod tests {
         }
         let this = std::env::current_exe().unwrap();
         let name = "process::tests::a_panic_in_any_thread_ends_the_process_with_its_message";
-        let child = Command::new(this).args(["--exact", name, "--nocapture"]).env(CHILD, "1").output().unwrap();
+        let child =
+            Command::new(this).args(["--exact", name, "--nocapture"]).env(CHILD, "1").output().unwrap();
         assert_eq!(child.status.signal(), Some(libc::SIGABRT), "{:?}", child.status);
         assert!(String::from_utf8_lossy(&child.stderr).contains("a broken invariant"));
     }

@@ -37,7 +37,7 @@ pub enum Verdict {
 }
 
 /// Why two replicas stay apart.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 pub enum Refusal {
     /// A primary without data.
     #[error("the primary has no data")]

@@ -109,7 +109,9 @@ fn bits_between_equal_generations_are_copied_and_the_handshake_ends() {
     w.cut(0, 1);
     w.run_for(50 * MS);
     w.mend(0, 1);
-    w.until("connected", LONG, |w| w.peer(0, 1).connection == ConnectionState::Connected && w.peer(0, 1).settled);
+    w.until("connected", LONG, |w| {
+        w.peer(0, 1).connection == ConnectionState::Connected && w.peer(0, 1).settled
+    });
     assert_eq!((w.peer(0, 1).dirty_bytes, w.engine(1).status().disk), (0, DiskState::UpToDate));
     equal(&w, 0, 1);
     assert!(w.write(0, FAR, 33), "and it goes on");

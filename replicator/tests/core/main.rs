@@ -1,5 +1,6 @@
 //! The replicator's core in a simulated world: named traps, then seeds.
 
+mod bugs;
 mod drbd_bugs;
 mod frames;
 mod mutants;

@@ -91,24 +91,26 @@ fn judged(storm: Storm, usual: Range<u64>, enough: impl FnOnce(&Sums, u64) -> bo
 /// Enough of everything happened to judge by.
 fn busy(sums: &Sums, count: u64) -> bool {
     sums.acks > count * 20
-        && sums.takeovers > count * 2
+        && sums.takeovers > count
         && sums.compared > count * SIZE / 32
-        && sums.resumed > count / 4
+        && sums.resumed > count / 8
 }
+
+// Together 20,000 seeds: three to four minutes on two cores.
 
 #[test]
 fn sim_two_replicas() {
-    judged(Storm { nodes: 2, steps: 4000, replace: false }, 1..81, busy);
+    judged(Storm { nodes: 2, steps: 2000, replace: false }, 1..16_001, busy);
 }
 
 #[test]
 fn sim_three_replicas() {
-    judged(Storm { nodes: 3, steps: 5000, replace: false }, 100_001..100_041, busy);
+    judged(Storm { nodes: 3, steps: 2500, replace: false }, 100_001..103_601, busy);
 }
 
 #[test]
 fn sim_hosts_replaced() {
-    judged(Storm { nodes: 2, steps: 12_000, replace: true }, 200_001..200_017, |sums, count| {
+    judged(Storm { nodes: 2, steps: 12_000, replace: true }, 200_001..200_401, |sums, count| {
         sums.acks > count * 20 && sums.takeovers > count && sums.replaced > count
     });
 }

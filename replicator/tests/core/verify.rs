@@ -197,6 +197,24 @@ fn a_peer_of_the_release_before_replicates_and_says_why_it_is_not_compared() {
 }
 
 #[test]
+fn greetings_that_break_off_do_not_make_a_peer_look_older() {
+    let mut w = pair(8);
+    for _ in 0..2 {
+        w.cut(0, 1);
+        w.run_for(Duration::from_millis(20));
+        w.mend(0, 1);
+        w.until("a greeting", Duration::from_secs(9), |w| {
+            w.peer(0, 1).reason.is_some_and(|r| r.contains("waiting for its greeting"))
+        });
+    }
+    w.cut(0, 1);
+    w.run_for(Duration::from_millis(20));
+    w.mend(0, 1);
+    w.until("connected", Duration::from_secs(9), |w| w.peer(0, 1).settled);
+    assert_eq!(w.verify(0, 1, false), Ok(()), "version 2, as before");
+}
+
+#[test]
 fn a_primary_of_the_release_before_is_served() {
     let mut w = World::new(2, SIZE, 10);
     w.nodes[0].old = true;

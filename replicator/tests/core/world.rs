@@ -1,12 +1,14 @@
 //! A small world for engines: disks with volatile caches, metadata files that tear, links that cut and stall,
 //! processes that die. Everything in it is decided by one seeded generator.
 
+use crate::bugs::{Bug, LATE};
 use baton_replicator::api::{Backing, Desired, PeerConfig, VerifyRequest, VerifyStatus, VolumeConfig};
 use baton_replicator::core::digest::digests;
 use baton_replicator::core::engine::{
     Action, Engine, Event, FrontOp, LOG_IDLE, SessionId, Setup, StoreOp, Token, VERIFY_CHUNK,
 };
-use baton_replicator::core::frame::Frame;
+use baton_replicator::core::frame::{Frame, Message};
+use baton_replicator::core::meta::{ACTLOG_AT, BITMAP_AT};
 use baton_replicator::core::range::Range;
 use baton_replicator::types::{
     BootId, DiskState, Epoch, GroupName, Instant, Member, NodeName, Protocol, Role, TermId, Transport,
@@ -42,7 +44,7 @@ impl Random {
 /// Blocks are remembered by the number in their first eight bytes.
 #[derive(Clone, Default)]
 pub struct Disk {
-    durable: BTreeMap<u64, u64>,
+    durable: Vec<u64>,
     cache: BTreeMap<u64, u64>,
 }
 
@@ -51,25 +53,33 @@ impl Disk {
     pub fn rot(&mut self, block: u64) {
         let value = self.get(block) ^ 0xdead_0000_0000_0000;
         self.cache.remove(&block);
-        self.durable.insert(block, value);
+        self.harden(block, value);
     }
     pub fn get(&self, block: u64) -> u64 {
-        self.cache.get(&block).or_else(|| self.durable.get(&block)).copied().unwrap_or(0)
+        self.cache.get(&block).copied().unwrap_or_else(|| self.durable(block))
     }
     /// What a power cut leaves for certain.
     pub fn durable(&self, block: u64) -> u64 {
-        self.durable.get(&block).copied().unwrap_or(0)
+        self.durable.get(block as usize).copied().unwrap_or(0)
+    }
+    fn harden(&mut self, block: u64, value: u64) {
+        if self.durable.len() <= block as usize {
+            self.durable.resize(block as usize + 1, 0);
+        }
+        self.durable[block as usize] = value;
     }
     fn put(&mut self, block: u64, value: u64) {
         self.cache.insert(block, value);
     }
     fn flush(&mut self) {
-        self.durable.append(&mut self.cache);
+        for (block, value) in std::mem::take(&mut self.cache) {
+            self.harden(block, value);
+        }
     }
     fn power_cut(&mut self, random: &mut Random) {
         for (block, value) in std::mem::take(&mut self.cache) {
             if random.chance(500) {
-                self.durable.insert(block, value);
+                self.harden(block, value);
             }
         }
     }
@@ -141,6 +151,8 @@ pub struct Node {
     pub old: bool,
     /// The peers that its agent has configured.
     pub peers: BTreeSet<usize>,
+    /// Metadata that was called durable and is not: see [`Bug::MetadataEarly`].
+    promised: VecDeque<Vec<(u64, Bytes)>>,
 }
 
 impl Node {
@@ -168,6 +180,7 @@ impl Node {
             broken: false,
             old: false,
             peers,
+            promised: VecDeque::new(),
         }
     }
 }
@@ -194,6 +207,10 @@ pub struct World {
     pub verify_chunk: u64,
     pub log: Vec<String>,
     pub alarms: Vec<String>,
+    /// What is wrong with all of it.
+    pub bug: Option<Bug>,
+    /// What was acknowledged before its time, by the primary's session and number: [`Bug::AcknowledgedEarly`].
+    early: BTreeSet<(SessionId, u64)>,
     last_session: u64,
     pub last_token: u64,
 }
@@ -230,6 +247,8 @@ impl World {
             verify_chunk,
             log: Vec::new(),
             alarms: Vec::new(),
+            bug: None,
+            early: BTreeSet::new(),
             last_session: 0,
             last_token: 0,
         };
@@ -357,6 +376,7 @@ impl World {
         node.device = false;
         node.taken_over = false;
         node.paused = false;
+        node.promised.clear();
         self.drop_links(|ends| ends[0] == i || ends[1] == i);
         self.log.push(format!("{:?} {} {}", self.now, name(i), if power { "lost power" } else { "crashed" }));
     }
@@ -408,6 +428,9 @@ impl World {
                 Action::Store { tag, op } => self.nodes[i].store.push((tag, op)),
                 Action::Meta { tag, writes } => self.nodes[i].metas.push_back((tag, writes)),
                 Action::Send { session, frame } => {
+                    if self.acknowledges_early(i, session, &frame) {
+                        continue;
+                    }
                     let (kind, mut head, body) = frame.encode();
                     if self.nodes[i].old && kind == 1 {
                         head[16..18].copy_from_slice(&1u16.to_le_bytes());
@@ -464,6 +487,46 @@ impl World {
         }
     }
 
+    /// Answers for the peer what a bug takes for done; says whether this is the peer's own answer, which comes too late.
+    fn acknowledges_early(&mut self, i: usize, session: SessionId, frame: &Frame) -> bool {
+        let (write, copy) = (self.bug == Some(Bug::AcknowledgedEarly), self.bug == Some(Bug::CleanedEarly));
+        match &frame.message {
+            Message::Write { seq, .. } | Message::Zero { seq, .. } if write => {
+                self.answer(i, session, frame, *seq)
+            }
+            Message::Copy { seq, .. } | Message::CopyZero { seq, .. } if copy => {
+                self.answer(i, session, frame, *seq)
+            }
+            Message::Ack(seq) if write || copy => {
+                let peers = self.links.iter().filter_map(|link| {
+                    (0..2).find(|end| link.ends[*end] == (i, session)).map(|end| link.ends[1 - end].1)
+                });
+                return peers.last().is_some_and(|primary| self.early.remove(&(primary, *seq)));
+            }
+            _ => {}
+        }
+        false
+    }
+
+    fn answer(&mut self, i: usize, session: SessionId, frame: &Frame, seq: u64) {
+        self.early.insert((session, seq));
+        let frame = Frame { epoch: frame.epoch, message: Message::Ack(seq) };
+        self.nodes[i].events.push_back(Event::Frame { session, frame });
+    }
+
+    /// A required peer does not answer: the bug drops it.
+    fn drops_peers(&mut self, i: usize) {
+        let status = self.engine(i).status();
+        let silent = |m: &Member| status.peers.iter().any(|p| p.node == m.node && !p.resynced);
+        if self.bug == Some(Bug::PeerDropped)
+            && status.role == Role::Primary
+            && status.required.iter().any(silent)
+        {
+            let rest = status.required.iter().filter(|m| !silent(m)).cloned().collect();
+            self.desire(i, Role::Primary, status.epoch.number, rest, false);
+        }
+    }
+
     pub fn engine(&self, i: usize) -> &Engine {
         self.nodes[i].engine.as_ref().expect("it runs")
     }
@@ -501,6 +564,7 @@ impl World {
         if let Some(i) = due {
             self.nodes[i].next_tick = self.now.plus(Duration::from_millis(50));
             self.give(i, Event::Tick);
+            self.drops_peers(i);
             return true;
         }
         // As many tries as sixteen nodes need, and more if there are more.
@@ -537,7 +601,19 @@ impl World {
     /// The oldest metadata transaction becomes durable.
     pub fn finish_meta(&mut self, i: usize) -> bool {
         let Some((tag, writes)) = self.nodes[i].metas.pop_front() else { return false };
-        write_all(&mut self.nodes[i].meta, &writes);
+        let node = &mut self.nodes[i];
+        let writes = match self.bug {
+            Some(Bug::MetadataEarly) => {
+                node.promised.push_back(writes);
+                let oldest = if node.promised.len() > LATE { node.promised.pop_front() } else { None };
+                oldest.unwrap_or_default()
+            }
+            Some(Bug::LogForgotten) => {
+                writes.into_iter().filter(|(at, _)| !(ACTLOG_AT..BITMAP_AT).contains(at)).collect()
+            }
+            _ => writes,
+        };
+        write_all(&mut node.meta, &writes);
         self.give(i, Event::MetaDone { tag, result: Ok(()) });
         true
     }
@@ -549,8 +625,13 @@ impl World {
         let at = self.random.below(self.nodes[i].store.len() as u64) as usize;
         let (tag, op) = self.nodes[i].store.remove(at);
         let node = &mut self.nodes[i];
-        let result =
-            if node.broken { Err("cannot write: I/O error".to_owned()) } else { Ok(node.disk.apply(&op)) };
+        let result = if node.broken {
+            Err("cannot write: I/O error".to_owned())
+        } else if op == StoreOp::Flush && self.bug == Some(Bug::FlushForgotten) {
+            Ok(Bytes::new())
+        } else {
+            Ok(node.disk.apply(&op))
+        };
         self.give(i, Event::StoreDone { tag, result });
         true
     }

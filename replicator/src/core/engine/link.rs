@@ -236,7 +236,14 @@ impl Engine {
         {
             return false;
         }
-        (p.protocol, p.offer, p.unanswered) = (greeting.protocol, PROTOCOL, 0);
+        let before = std::mem::replace(&mut p.protocol, greeting.protocol);
+        (p.offer, p.unanswered) = (PROTOCOL, 0);
+        if p.incarnation == greeting.incarnation && before > greeting.protocol {
+            // The same process spoke a newer one: greetings that broke off made it look older.
+            p.protocol = before;
+            self.lose_peer(peer, Link::Down, "it speaks a newer version of the protocol: greeted again");
+            return true;
+        }
         // A replicator that restarted has forgotten what it had not flushed, as far as we can know.
         if p.incarnation != greeting.incarnation || p.boot != Some(greeting.boot) {
             p.write_off();

@@ -180,7 +180,9 @@ impl Peer {
     /// In the agent's words.
     pub fn connection(&self) -> ConnectionState {
         match self.link {
-            Link::Down | Link::TimedOut | Link::Greeting if self.at_odds.is_some() => ConnectionState::StandAlone,
+            Link::Down | Link::TimedOut | Link::Greeting if self.at_odds.is_some() => {
+                ConnectionState::StandAlone
+            }
             Link::Down => ConnectionState::Connecting,
             Link::TimedOut => ConnectionState::Timeout,
             Link::StandAlone => ConnectionState::StandAlone,

@@ -138,7 +138,7 @@ impl Engine {
             (
                 self.configured(index),
                 connection.map(|c| c as u8),
-                p.reason(),
+                (p.at_odds, &p.reason),
                 p.boot,
                 p.disk as u8,
                 p.settled,
