@@ -16,7 +16,8 @@ WAIT=${BATON_WAIT:-120}
 cargo_build() {
     use_cargo
     cd "$ROOT"
-    cargo build --release --locked -p baton-operator -p baton-replicator
+    # shellcheck disable=SC2086
+    cargo build --release --locked ${BATON_SELECT:--p baton-operator -p baton-replicator}
 }
 
 # --- up -------------------------------------------------------------------------------------------------------------------

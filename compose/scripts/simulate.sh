@@ -12,6 +12,6 @@ cd "$ROOT"
 use_cargo
 export BATON_SIM_SEEDS=$SEEDS
 begin=$(now_ms)
-cargo test --release --locked --quiet -p baton-replicator --test core seeds:: -- --nocapture --test-threads=1
-cargo test --release --locked --quiet -p baton-operator --lib core::sim::seeds -- --nocapture
+cargo test --release --locked --quiet --workspace --test core seeds:: -- --nocapture --test-threads=1
+cargo test --release --locked --quiet --workspace --lib core::sim::seeds -- --nocapture
 say "$count seeds each of two replicas, three replicas, hosts replaced and agents: 0 failed, $(took "$begin")"

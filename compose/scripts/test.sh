@@ -7,16 +7,19 @@ cd "$ROOT"
 step "build tools, Docker engine, what the tests need" "$SCRIPTS/setup.sh" build engine test
 use_cargo
 
+# One selection and one profile everywhere: another one has other features, and half the crates are compiled once more.
+export BATON_SELECT="--workspace --all-targets"
+# shellcheck disable=SC2086
+step "binaries and tests, release build" cargo build --release --locked $BATON_SELECT
 say "unit, property, interrupted-sequence and golden tests"
 if cargo nextest --version > /dev/null 2>&1; then
-    cargo nextest run --locked --workspace --no-fail-fast
-    cargo test --locked --workspace --doc
+    cargo nextest run --release --locked --workspace --no-fail-fast
+    cargo test --release --locked --workspace --doc
 else
-    cargo test --locked --workspace --no-fail-fast
+    cargo test --release --locked --workspace --no-fail-fast
 fi
 
-# With --workspace everywhere: another selection has other features, and half the crates are compiled once more.
-step "contract of the API, as each role" cargo test --locked --workspace --lib api::contract -- --ignored --nocapture
+step "contract of the API, as each role" cargo test --release --locked --workspace --lib api::contract -- --ignored --nocapture
 
 export BATON_PROJECT=baton-e2e BATON_CLUSTER=e2e BATON_SUBNET=10.78.0
 tear_down() {
@@ -37,4 +40,4 @@ trap 'exit 130' INT TERM
 "$SCRIPTS/cluster.sh" down
 "$SCRIPTS/cluster.sh" up
 say "end-to-end suite"
-BATON_E2E=1 cargo test --locked --workspace --test scenarios -- --test-threads=1 --nocapture
+BATON_E2E=1 cargo test --release --locked --workspace --test scenarios -- --test-threads=1 --nocapture

@@ -2,12 +2,14 @@
 
 use anyhow::Context;
 use baton_operator::driver::{Config, run};
+use baton_replicator::process::abort_on_panic;
 use clap::Parser;
 use std::io::IsTerminal;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
+    abort_on_panic();
     let config = Config::parse();
     baton_operator::security::use_ring();
     tracing_subscriber::fmt()

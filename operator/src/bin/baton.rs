@@ -4,6 +4,7 @@ use baton_operator::cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    baton_replicator::process::abort_on_panic();
     let cli = cli::parse();
     baton_operator::security::use_ring();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -2,7 +2,7 @@
 //!
 //! The thread shares only [`HeartbeatCore`](crate::core::promises::HeartbeatCore) with the driver. It asks for
 //! real-time priority and locked memory and goes on without. If it dies the process dies with it
-//! (`panic = "abort"`); then serve-until runs out on its own.
+//! ([`abort_on_panic`](baton_replicator::process::abort_on_panic)); then serve-until runs out on its own.
 
 pub use baton_replicator::clock;
 mod realtime;

@@ -131,7 +131,7 @@ impl Ledger {
 
     /// Notes a transaction as sent. A read that is on its way does not count any more.
     pub(super) fn sent(&mut self, txn: Txn) {
-        debug_assert!(self.free());
+        assert!(self.free(), "a transaction is on its way");
         self.op = Op::Sent { txn: Box::new(txn) };
     }
 

@@ -157,7 +157,7 @@ impl HeartbeatCore {
 
     /// Replaces the opaque status; what exceeds the limit is cut off by the caller.
     pub fn set_summary(&mut self, summary: Vec<u8>) {
-        debug_assert!(summary.len() <= super::beat::MAX_SUMMARY);
+        assert!(summary.len() <= super::beat::MAX_SUMMARY, "a summary of {} bytes", summary.len());
         self.summary = summary;
     }
 
