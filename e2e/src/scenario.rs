@@ -162,11 +162,7 @@ impl Scenario {
         let ok = measured <= bound;
         report::row(self.name, what, &report::ms(measured), &format!("at most {}", report::ms(bound)), ok);
         if !ok {
-            self.late.borrow_mut().push(format!(
-                "{what}: {} > {}",
-                report::ms(measured),
-                report::ms(bound)
-            ));
+            self.late.borrow_mut().push(format!("{what}: {} > {}", report::ms(measured), report::ms(bound)));
         }
     }
 
