@@ -498,10 +498,10 @@ impl World {
                 self.answer(i, session, frame, *seq)
             }
             Message::Ack(seq) if write || copy => {
-                let peers = self.links.iter().filter_map(|link| {
+                let mut primary = self.links.iter().filter_map(|link| {
                     (0..2).find(|end| link.ends[*end] == (i, session)).map(|end| link.ends[1 - end].1)
                 });
-                return peers.last().is_some_and(|primary| self.early.remove(&(primary, *seq)));
+                return primary.next().is_some_and(|primary| self.early.remove(&(primary, *seq)));
             }
             _ => {}
         }
