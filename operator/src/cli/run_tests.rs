@@ -111,8 +111,8 @@ async fn every_read_works() {
     assert_eq!(agent.baton(&["volume", "show", "Bad Name"]).await.unwrap_err().exit, Exit::Usage);
 }
 
-/// Status of a cluster with 100 groups in under 200 ms, HTTP included: every time in a release build. Unoptimised code on
-/// a machine that others use gets five times that, once in three.
+/// Status of a cluster with 100 groups in under 200 ms, HTTP included: the median of three, for others use the machine, too.
+/// Unoptimised code gets five times that.
 #[tokio::test]
 async fn a_hundred_groups_are_shown_at_once() {
     let agent = Agent::start(fixture::large(100)).await;
@@ -123,9 +123,9 @@ async fn a_hundred_groups_are_shown_at_once() {
         took.push(began.elapsed());
     }
     took.sort();
-    println!("baton status with a hundred groups, best and worst of three: {:?} and {:?}", took[0], took[2]);
-    let (measured, bound) = if cfg!(debug_assertions) { (took[0], 1000) } else { (took[2], 200) };
-    assert!(measured < Duration::from_millis(bound), "{took:?}");
+    println!("baton status with a hundred groups, three times: {took:?}");
+    let bound = if cfg!(debug_assertions) { 1000 } else { 200 };
+    assert!(took[1] < Duration::from_millis(bound), "{took:?}");
 }
 
 #[tokio::test]
