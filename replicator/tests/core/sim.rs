@@ -192,8 +192,9 @@ impl Sim {
                 );
             }
             if fresh {
-                // What is not flushed may come back older after a power cut.
-                let at = least + h.values[least..].iter().position(|v| *v == found).expect("checked");
+                // What is not flushed may come back older after a power cut. A discard reads like what was there first:
+                // whichever it is, all between them may have been on the disk.
+                let at = least + h.values[least..].iter().rposition(|v| *v == found).expect("checked");
                 let values = h.values[h.flushed.min(least)..=at].to_vec();
                 *h = History { acked: values.len() - 1, flushed: 0, values };
             }
