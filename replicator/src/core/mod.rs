@@ -9,7 +9,8 @@
 //! * [`handshake`]: the table that turns two replicas' identities into a verdict;
 //! * [`engine`]: one volume's state machine, [`engine::Engine::handle`].
 //!
-//! If any of this panics the process stops ([`abort_on_panic`](crate::process::abort_on_panic)); everything a restart needs is in the metadata.
+//! If any of this panics the process stops ([`abort_on_panic`](crate::process::abort_on_panic)); everything a restart
+//! needs is in the metadata.
 
 pub mod codec;
 pub mod digest;
