@@ -10,6 +10,7 @@
 //!   [`web`] the page that shows both.
 
 pub mod api;
+mod causes;
 pub mod cli;
 pub mod core;
 pub mod docker;

@@ -251,6 +251,14 @@ pub struct GroupStatus {
     pub availability: Availability,
 }
 
+impl GroupStatus {
+    /// Who could take over now, by name.
+    pub fn ready_standbys(&self) -> impl Iterator<Item = &NodeName> {
+        let spare = |n: &&GroupNode| n.ready && Some(&n.node) != self.leader.as_ref();
+        self.nodes.iter().filter(spare).map(|n| &n.node)
+    }
+}
+
 /// How long a group served, as the answering agent saw it since its own start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Availability {

@@ -11,7 +11,7 @@ use std::num::NonZeroU32;
 
 /// Test cases per operation and phase.
 const EXAMPLES: &str = "10";
-/// All roles together take about a minute on two cores.
+/// All roles together take about twenty seconds on two cores.
 const PATIENCE: Duration = Duration::from_secs(480);
 
 /// A token of each role; schemathesis guesses words like "admin".

@@ -7,6 +7,7 @@ use super::{mode, volume_page, words};
 use crate::status::{
     ClusterStatus, GroupNode, GroupState, GroupStatus, Health, NodeMode, NodeStatus, ServiceStatus, Takeover,
 };
+use baton_replicator::types::NodeName;
 
 /// Up to so many groups are shown in full: they fill two screens of 50 lines.
 pub const FULL_UP_TO: usize = 6;
@@ -131,12 +132,7 @@ pub fn render_groups(groups: &[GroupStatus], indent: usize, paint: Paint) -> Str
     }
     let row = |group: &GroupStatus| {
         let health = group_health(group);
-        let ready: Vec<&str> = group
-            .nodes
-            .iter()
-            .filter(|n| n.ready && Some(&n.node) != group.leader.as_ref())
-            .map(|n| n.node.as_str())
-            .collect();
+        let ready: Vec<&str> = group.ready_standbys().map(NodeName::as_str).collect();
         let standby = if ready.is_empty() { "nobody".to_owned() } else { ready.join(", ") };
         vec![
             cell(group.name.as_str()),

@@ -60,8 +60,7 @@ pub(super) fn of_mode(status: &ClusterStatus, node: &NodeName, wish: &ModeWish) 
                 }
             }
             for group in status.groups.iter().filter(|g| !leads(g)) {
-                let spare = |n: &&crate::status::GroupNode| n.ready && Some(&n.node) != group.leader.as_ref();
-                let mut spares = group.nodes.iter().filter(spare).map(|n| &n.node);
+                let mut spares = group.ready_standbys();
                 if spares.next() == Some(node) && spares.next().is_none() {
                     all.push(format!(
                         "no node could take {} over while {node} is in standby mode",

@@ -3,6 +3,7 @@
 
 use super::config::Config;
 use super::translate;
+use crate::causes::chain;
 use crate::core::runtime::{Container, ContainerState, Health, Step};
 use crate::docker::{self, DockerError, Engine, Ensured, Liveness, ServiceSpec, VolumeSpec};
 use crate::net::AddressKeeper;
@@ -265,18 +266,4 @@ fn service<'a>(plan: &'a Plan, name: &str) -> Result<&'a ServiceSpec, String> {
 
 fn grace(plan: &Plan, name: &str) -> Duration {
     plan.grace.get(name).copied().unwrap_or(Duration::from_secs(10))
-}
-
-/// An error with all its causes on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        let more = source.to_string();
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = source.source();
-    }
-    text
 }

@@ -5,7 +5,7 @@
 //! decision core; a loop that hangs stops heartbeats from speaking for it.
 
 use super::config::Config;
-use super::exec::{Executor, chain};
+use super::exec::Executor;
 use super::history::{History, rfc3339};
 use super::reload::{Found, Reload};
 use super::replicator::Replicator;
@@ -15,6 +15,7 @@ use super::summary::{GroupSummary, NodeSummary, ServiceBrief};
 use super::takeover::Change;
 use super::translate;
 use super::unit::Unit;
+use crate::causes::chain;
 use crate::core::group::{Action, EtcdFacts, Event, Facts, Severity, State};
 use crate::core::promises::{HeartbeatCore, PeerFacts};
 use crate::core::record::NodeKeys;

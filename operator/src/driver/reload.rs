@@ -9,10 +9,11 @@
 //! Nodes and groups that are gone stay known (`leaving`, retiring units) until no record counts on them.
 
 use super::checks;
-use super::exec::{Plan, chain};
+use super::exec::Plan;
 use super::owner::{Back, Owner, Work};
 use super::translate;
 use super::unit::{Unit, group_config};
+use crate::causes::chain;
 use crate::core::group::{Event, Retire, Severity};
 use crate::core::runtime::RunEvent;
 use crate::heartbeat::{HeartbeatConfig, clock};

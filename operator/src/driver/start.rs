@@ -3,7 +3,7 @@
 use super::access;
 use super::commands::DriverCommands;
 use super::config::Config;
-use super::exec::{Executor, Plan, chain};
+use super::exec::{Executor, Plan};
 use super::history::History;
 use super::owner::{Back, Ears, Lease, Owner, QUEUE};
 use super::reload::{self, Reload};
@@ -11,6 +11,7 @@ use super::snapshot::{self, Input};
 use super::state_dir::{StateDir, StateError};
 use super::unit::Unit;
 use crate::api::{self, ApiState};
+use crate::causes::chain;
 use crate::core::group::Severity;
 use crate::core::promises::HeartbeatCore;
 use crate::core::record::{Durable, LongPromise, Outcome};

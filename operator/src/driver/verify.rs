@@ -3,8 +3,8 @@
 //!
 //! Nothing else waits for it. If it dies, verifies in etcd stay open, and the replicator ends what it has begun.
 
-use super::exec::chain;
 use super::history::{History, rfc3339};
+use crate::causes::chain;
 use crate::core::group::Severity;
 use crate::core::record::Outcome;
 use crate::core::verify::{Facts, Schedule, Step, VerifyRecord, step};

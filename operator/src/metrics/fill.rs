@@ -80,7 +80,7 @@ fn fill_group(scrape: &mut Scrape, group: &GroupStatus) {
             scrape.flag("baton_group_state", &labels, part.state == state);
         }
     }
-    let standbys = group.nodes.iter().filter(|n| n.ready && Some(&n.node) != group.leader.as_ref()).count();
+    let standbys = group.ready_standbys().count();
     scrape.gauge("baton_group_ready_standbys", &[name], number(standbys as u64));
     if let Some(takeover) = &group.last_takeover {
         for step in &takeover.steps {

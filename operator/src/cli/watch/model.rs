@@ -303,10 +303,7 @@ pub(super) fn consequences(status: &ClusterStatus, action: &Action) -> Vec<Strin
                 }
             }
             for group in status.groups.iter().filter(|g| g.leader.as_ref() != Some(node)) {
-                let remaining = group
-                    .nodes
-                    .iter()
-                    .any(|p| p.ready && p.node != *node && Some(&p.node) != group.leader.as_ref());
+                let remaining = group.ready_standbys().any(|other| other != node);
                 if group_health(group) == Health::Ok && !remaining {
                     all.push(format!("Group {} will have no standby.", group.name));
                 }

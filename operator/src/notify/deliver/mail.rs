@@ -3,7 +3,8 @@
 //! With `opportunistic` and no `ca_file` the server's certificate is not checked: who accepts no encryption at all gains
 //! nothing by refusing one that is not proved. Every other encryption is checked.
 
-use super::{Failure, ca, chain, secret};
+use super::{Failure, ca, secret};
+use crate::causes::chain;
 use crate::notify::message::Message;
 use crate::notify::text;
 use crate::spec::{Mail, MailTls};

@@ -4,7 +4,8 @@
 //! that a receiver can tell a forged or replayed message. `Idempotency-Key` is the same at each attempt. Redirects are
 //! not followed: the token is for the host that was named.
 
-use super::{Failure, ca, chain, secret};
+use super::{Failure, ca, secret};
+use crate::causes::chain;
 use crate::notify::message::Message;
 use crate::spec::Webhook;
 use hmac::{Hmac, Mac};

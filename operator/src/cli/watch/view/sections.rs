@@ -143,12 +143,7 @@ pub(super) fn groups(model: &Model, status: &ClusterStatus, theme: Theme, width:
         .groups
         .iter()
         .map(|group| {
-            let ready: Vec<&str> = group
-                .nodes
-                .iter()
-                .filter(|n| n.ready && Some(&n.node) != group.leader.as_ref())
-                .map(|n| n.node.as_str())
-                .collect();
+            let ready: Vec<&str> = group.ready_standbys().map(NodeName::as_str).collect();
             let standby = if ready.is_empty() { "nobody".to_owned() } else { ready.join(" ") };
             vec![
                 (group.name.to_string(), plain),
