@@ -96,7 +96,7 @@ fn busy(sums: &Sums, count: u64) -> bool {
         && sums.resumed > count / 8
 }
 
-// Together 20,000 seeds: three to four minutes on two cores.
+// Together 20,000 seeds: two and a half minutes on two quiet cores.
 
 #[test]
 fn sim_two_replicas() {
