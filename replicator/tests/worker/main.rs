@@ -1,6 +1,8 @@
 //! The replicator's process is killed, replaced and fenced while a filesystem on its device is in use: real processes,
 //! FUSE, loop devices and ext4. Needs root and /dev/fuse.
 
+#[path = "../rig/mod.rs"]
+#[allow(dead_code, reason = "the crash tests use the rest")]
 mod rig;
 
 use baton_replicator::types::Role;
@@ -102,16 +104,6 @@ fn check(path: &Path, written: &Written) {
     }
 }
 
-/// Both replicas hold the same, once everything is flushed.
-fn assert_equal(pair: &Pair) {
-    wait_for("everything to be copied", || {
-        let volume = pair.alpha.volume()?;
-        volume.peers.iter().all(|p| p.settled && p.dirty_bytes == 0 && p.unacked_bytes == 0).then_some(())
-    });
-    let [one, other] = [&pair.alpha, &pair.beta].map(|host| std::fs::read(host.image()).unwrap());
-    assert_eq!((one.len(), one.iter().zip(&other).position(|(a, b)| a != b)), (other.len(), None));
-}
-
 #[test]
 fn a_worker_killed_under_load_twenty_times_is_a_pause_each_time() {
     if !available() {
@@ -135,7 +127,7 @@ fn a_worker_killed_under_load_twenty_times_is_a_pause_each_time() {
     let volume = pair.alpha.volume().unwrap();
     assert_eq!((volume.generation, volume.required.len()), (generation, 1), "nobody left the set");
     drop(pair.mounted.take());
-    assert_equal(&pair);
+    pair.assert_equal();
     run("fsck.ext4", &["-fn", pair.device.to_str().unwrap()]);
     pair.mounted = Some(rig::Mounted::new(&pair.device, dir));
     for (path, w) in &written {

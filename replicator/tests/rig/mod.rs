@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-pub const SIZE: u64 = 64 << 20;
+const SIZE: u64 = 64 << 20;
 pub const WAIT: Duration = Duration::from_secs(60);
 
 pub fn available() -> bool {
@@ -51,17 +51,34 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
     text
 }
 
+/// What a replica of a test is made of.
+#[derive(Clone)]
+pub struct Replica {
+    pub size_bytes: u64,
+    /// None: a file.
+    pub device: Option<PathBuf>,
+    /// Where its files are. None: in the host's own directory.
+    pub dir: Option<PathBuf>,
+}
+
+impl Default for Replica {
+    fn default() -> Self {
+        Self { size_bytes: SIZE, device: None, dir: None }
+    }
+}
+
 /// A replicator of its own mount namespace, as in a container.
 pub struct Host {
     pub node: NodeName,
     pub dir: PathBuf,
+    replica: Replica,
     pub program: PathBuf,
     pub address: SocketAddr,
     holder: Mutex<Child>,
 }
 
 impl Host {
-    pub fn start(dir: &Path, name: &str) -> Self {
+    pub fn start(dir: &Path, name: &str, replica: Replica) -> Self {
         let dir = dir.join(name);
         for part in ["run", "dev"] {
             std::fs::create_dir_all(dir.join(part)).unwrap();
@@ -73,6 +90,8 @@ impl Host {
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&secret).unwrap();
         file.write_all(b"a secret of more than thirty-two bytes, for tests").unwrap();
+        // Each start of a host is one of its boots.
+        std::fs::write(dir.join("boot"), format!("{:032x}", rand::random::<u128>())).unwrap();
         // Free a moment ago; the listener of each worker takes the same again.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let path = |part: &str| dir.join(part).display().to_string();
@@ -80,18 +99,23 @@ impl Host {
             .args(["-m", "--propagation", "private", "--"])
             .arg(&program)
             .args(["--node", name, "--listen", &address.to_string(), "--secret-file", &path("secret")])
+            .args(["--boot-id-file", &path("boot")])
             .args(["--state-dir", &path(""), "--run-dir", &path("run"), "--device-dir", &path("dev")])
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
         let node = NodeName::new(name).unwrap();
-        let host = Self { node, dir, program, address, holder: Mutex::new(holder) };
+        let host = Self { node, dir, replica, program, address, holder: Mutex::new(holder) };
         wait_for("the control socket", || host.status());
         host
     }
 
     pub fn image(&self) -> PathBuf {
-        self.dir.join("webstore.img")
+        self.replica.dir.as_ref().unwrap_or(&self.dir).join("webstore.img")
+    }
+
+    pub fn metadata(&self) -> PathBuf {
+        self.replica.dir.as_ref().unwrap_or(&self.dir).join("webstore.meta")
     }
 
     /// The worker's process, once there is one.
@@ -145,9 +169,12 @@ impl Host {
         let config = VolumeConfig {
             volume: VolumeName::new("webstore").unwrap(),
             group: GroupName::new("web").unwrap(),
-            size_bytes: SIZE,
-            backing: Backing::File(self.image()),
-            metadata: self.dir.join("webstore.meta"),
+            size_bytes: self.replica.size_bytes,
+            backing: match &self.replica.device {
+                Some(device) => Backing::Device(device.clone()),
+                None => Backing::File(self.image()),
+            },
+            metadata: self.metadata(),
             peers: vec![PeerConfig { node: peer.0.clone(), address: peer.1, alternatives: Vec::new() }],
             protocol: Protocol::C,
             transport: Transport::Plain,
@@ -192,11 +219,11 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Of `host`, with `peer` as the member that must have every write.
-    pub fn start(host: &Arc<Host>, peer: &Arc<Host>) -> Self {
+    /// Of `host`, which leads in the epoch of this number, with `peer` as the member that must have every write.
+    pub fn start(host: &Arc<Host>, peer: &Arc<Host>, number: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let vouches = Arc::new(AtomicBool::new(true));
-        let wanted = Arc::new(Mutex::new(Some((Role::Primary, 1))));
+        let wanted = Arc::new(Mutex::new(Some((Role::Primary, number))));
         let (on, may, socket) =
             (Arc::clone(&stop), Arc::clone(&vouches), host.dir.join("run/serve-until.sock"));
         let voucher = thread::spawn(move || {
@@ -205,7 +232,7 @@ impl Agent {
                 if may.load(Ordering::SeqCst) {
                     let until = Clock(clock::now().0).plus(Duration::from_secs(1));
                     let group = GroupName::new("web").unwrap();
-                    let said = ServeUntil { group, epoch: epoch(1), until };
+                    let said = ServeUntil { group, epoch: epoch(number), until };
                     let _ = sender.send_to(&serde_json::to_vec(&said).unwrap(), &socket);
                 }
                 thread::sleep(Duration::from_millis(100));
@@ -278,29 +305,45 @@ impl Drop for Mounted {
     }
 }
 
-/// Alpha leads and beta is a member; a filesystem is mounted.
+/// Alpha leads and beta is a member.
 pub struct Pair {
     pub mounted: Option<Mounted>,
     pub agent: Agent,
     pub alpha: Arc<Host>,
     pub beta: Arc<Host>,
     pub device: PathBuf,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Pair {
     pub fn start() -> Self {
+        let mut pair = Self::bare(Default::default(), 1);
+        run("mkfs.ext4", &["-q", "-F", "-b", "4096", pair.device.to_str().unwrap()]);
+        pair.mounted = Some(Mounted::new(&pair.device, pair.dir.path().join("mnt")));
+        pair
+    }
+
+    /// The same without a filesystem, on replicas of the test's choice (alpha's and beta's), in the epoch of this number.
+    pub fn bare([one, other]: [Replica; 2], number: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let alpha = Arc::new(Host::start(dir.path(), "alpha"));
-        let beta = Arc::new(Host::start(dir.path(), "beta"));
-        let agent = Agent::start(&alpha, &beta);
+        let alpha = Arc::new(Host::start(dir.path(), "alpha", one));
+        let beta = Arc::new(Host::start(dir.path(), "beta", other));
+        let agent = Agent::start(&alpha, &beta, number);
         let settled = || alpha.volume().filter(|v| v.peers.iter().any(|p| p.settled));
         let volume = wait_for("the pair to be in sync", settled);
         // As another container sees it: by the host's name.
         let device = std::fs::read_link(volume.device.unwrap()).unwrap();
-        run("mkfs.ext4", &["-q", "-F", "-b", "4096", device.to_str().unwrap()]);
-        let mounted = Some(Mounted::new(&device, dir.path().join("mnt")));
-        Self { mounted, agent, alpha, beta, device, _dir: dir }
+        Self { mounted: None, agent, alpha, beta, device, dir }
+    }
+
+    /// Both replicas hold the same, once everything is flushed. For replicas in files.
+    pub fn assert_equal(&self) {
+        wait_for("everything to be copied", || {
+            let volume = self.alpha.volume()?;
+            volume.peers.iter().all(|p| p.settled && p.dirty_bytes == 0 && p.unacked_bytes == 0).then_some(())
+        });
+        let [one, other] = [&self.alpha, &self.beta].map(|host| std::fs::read(host.image()).unwrap());
+        assert_eq!((one.len(), one.iter().zip(&other).position(|(a, b)| a != b)), (other.len(), None));
     }
 
     /// Alpha's replica is primary and flows, after so many restarts of its worker.
