@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # setup.sh [build] [engine] [test] [promtool]: installs what is missing on Debian or Ubuntu, and says what.
 #   build   Rust >= 1.90, a linker, protoc
-#   test    what the tests need besides: etcd, busybox, mkfs, iptables, aiosmtpd, a browser
+#   test    what the tests need besides: etcd, busybox, mkfs, iptables, aiosmtpd, a browser, fio, fsx, MariaDB's server
 #   engine  Docker Engine, a Compose tool, mmdebstrap, jq, curl; starts the engine if none runs
 #   promtool  that and amtool test rules and routes; unpacked under .build/, for their packages would start servers here
 # Does nothing, and asks apt nothing, where everything is there.
@@ -107,7 +107,8 @@ setup_engine() {
 setup_test() {
     local missing=() tool
     # A browser for the page's tests; its driver comes in a package of its own on Debian.
-    for tool in chromium:chromium chromedriver:chromium-driver busybox:busybox-static mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs nsenter:util-linux tc:iproute2 iptables:iptables; do
+    for tool in chromium:chromium chromedriver:chromium-driver busybox:busybox-static mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs nsenter:util-linux tc:iproute2 iptables:iptables \
+        fio:fio mariadbd:mariadb-server-core; do
         command -v "${tool%%:*}" > /dev/null || missing+=("${tool##*:}")
     done
     compgen -G '/usr/share/fonts/*/*' > /dev/null || missing+=(fonts-dejavu-core)
@@ -115,6 +116,7 @@ setup_test() {
     /usr/bin/python3 -c 'import aiosmtpd' 2> /dev/null || missing+=(python3-aiosmtpd)
     [ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
     setup_contract
+    setup_fsx
     command -v etcd > /dev/null && return
     local policy=/usr/sbin/policy-rc.d
     if [ -e $policy ]; then install etcd-server; return; fi
@@ -134,6 +136,14 @@ setup_contract() {
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check --retries 5 --requirement "$wanted"
     cp "$wanted" "$venv/installed.txt"
+}
+
+# fsx, which exercises devices and filesystems: a program only, nothing of ours links to it (APSL-2.0).
+setup_fsx() {
+    local version=0.3.2 root=$BUILD/fsx
+    [ "$("$root/bin/fsx" --version 2> /dev/null)" = "fsx $version" ] && return
+    use_cargo
+    cargo install --quiet --locked --root "$root" --version "$version" fsx
 }
 
 setup_promtool() {
