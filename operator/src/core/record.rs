@@ -196,6 +196,26 @@ pub enum TxnKind {
     ClearTarget,
 }
 
+impl std::fmt::Display for TxnKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::FirstStart => f.write_str("the first start"),
+            Self::Takeover => f.write_str("the takeover"),
+            Self::Remove(nodes) => {
+                let all: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+                write!(f, "the removal of {}", all.join(", "))
+            }
+            Self::Admit(member) => write!(f, "the admission of {}", member.node),
+            Self::Recreate => f.write_str("the re-creation of the leader key"),
+            Self::Rewrite => f.write_str("the rewritten record"),
+            Self::Candidates => f.write_str("the list of candidates"),
+            Self::Handover(to) => write!(f, "the handover to {to}"),
+            Self::Resign => f.write_str("the deletion of the leader key"),
+            Self::ClearTarget => f.write_str("the reached target"),
+        }
+    }
+}
+
 /// One transaction: all guards hold and everything is written, or nothing is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Txn {

@@ -8,7 +8,7 @@ use crate::api::{
     Accepted, Applied, Apply, ApplyError, CommandError, Commands, How, ModeChange, SpecDocument, SpecVersion,
     Wish,
 };
-use crate::core::group::{Event as CoreEvent, Severity};
+use crate::core::group::{Event as CoreEvent, FAILED_HERE, Severity};
 use crate::core::record::{ModeWish, Outcome};
 use crate::core::verify::VerifyRecord;
 use crate::etcd::{Etcd, EtcdError};
@@ -108,7 +108,8 @@ fn successor(group: &GroupStatus, to: Option<NodeName>) -> Result<NodeName, Comm
     let name = &group.name;
     if let Some(node) = to {
         let there = group.nodes.iter().find(|n| n.node == node);
-        return match there.filter(|n| !n.ready) {
+        // Whoever names a node where the group failed has mended it, or wants to see.
+        return match there.filter(|n| !n.ready && n.reason != FAILED_HERE) {
             Some(n) => Err(CommandError::Refused(format!("{node} cannot take {name} now: {}", n.reason))),
             None => Ok(node),
         };
@@ -202,7 +203,12 @@ impl Commands for DriverCommands {
                 (Some(to), Some(node)) if to == node => {
                     return stays(format!("{group} moves to {node} already"));
                 }
-                (Some(to), _) if known.leader.as_ref() == Some(to) && present.is_none() => {
+                // A group that failed there is tried again at once.
+                (Some(to), _)
+                    if known.leader.as_ref() == Some(to)
+                        && present.is_none()
+                        && known.state != GroupState::Failed =>
+                {
                     return stays(format!("{group} is on {to} already"));
                 }
                 _ => {}
@@ -213,7 +219,11 @@ impl Commands for DriverCommands {
                 to => successor(&known, to)?,
             };
             let consequences = consequences::of_move(&known, &target);
-            let verb = if known.leader.as_ref() == Some(&target) { "stays on" } else { "moves to" };
+            let verb = match known.leader.as_ref() == Some(&target) {
+                true if known.state == GroupState::Failed => "is tried again on",
+                true => "stays on",
+                false => "moves to",
+            };
             let message = format!("{group} {verb} {target}");
             let accepted = Accepted { message, dry_run: how.dry_run, consequences };
             if how.dry_run {

@@ -11,6 +11,9 @@ pub(super) fn of_move(group: &GroupStatus, to: &NodeName) -> Vec<String> {
     let Some(from) = group.leader.as_ref() else {
         return vec![format!("{} starts on {to}; nobody serves it at present", group.name)];
     };
+    if from == to && group.state == GroupState::Failed {
+        return vec![format!("{} is started on {from} at once, as if it had not failed", group.name)];
+    }
     if from == to {
         return vec![format!("{} stays on {from}: a move that waits is taken back", group.name)];
     }
@@ -135,6 +138,9 @@ mod tests {
         assert_eq!(said[0], "mysql stops on alpha and starts on beta");
         assert_eq!(said[2], "nobody serves web meanwhile; the last handover took 1.5 s");
         assert_eq!(of_move(&after, &node("alpha")), ["web stays on alpha: a move that waits is taken back"]);
+        after.state = GroupState::Failed;
+        let again = of_move(&after, &node("alpha"));
+        assert_eq!(again, ["web is started on alpha at once, as if it had not failed"]);
     }
 
     #[test]

@@ -145,6 +145,7 @@ pub(super) fn group_config(
         prefer: group.prefer.clone(),
         volumes: group.volumes.keys().cloned().collect(),
         auto_failback: group.auto_failback,
+        failure_timeout: group.failure_timeout,
         after_power_loss: match group.after_power_loss {
             spec::AfterPowerLoss::Wait => AfterPowerLoss::Wait,
             spec::AfterPowerLoss::Start => AfterPowerLoss::Start,

@@ -11,6 +11,8 @@ use std::time::Duration;
 const HANDOVER_WAIT: Duration = Duration::from_secs(2);
 /// A group that cannot be stopped within this (every container has been killed by then) stays where it is.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// After a handover that failed the next one waits this long: each attempt stops the services.
+const HANDOVER_AGAIN: Duration = Duration::from_secs(10);
 /// A preferred node must have been ready for this long before it gets the group back by itself.
 const FAILBACK_AFTER: Duration = Duration::from_secs(10);
 
@@ -28,7 +30,7 @@ impl GroupCore {
             return Some((None, format!("the disk of volume {} is gone", v.volume)));
         }
         if self.state == State::Failed {
-            return Some((None, format!("the group failed here: {}", self.failure)));
+            return Some((None, format!("the group failed here: {}", self.failures.why)));
         }
         if let Some(why) = self.run.unusable.as_ref().or(self.run.wants_move.as_ref()) {
             return Some((None, why.clone()));
@@ -40,8 +42,15 @@ impl GroupCore {
             return Some((Some(target.clone()), "an operator asked for it".into()));
         }
         let best = self.cfg.prefer.first().filter(|n| self.cfg.auto_failback && **n != self.cfg.me)?;
-        let long = self.now.since(self.since) >= FAILBACK_AFTER;
-        (long && self.ready(best).is_ok()).then(|| (Some(best.clone()), "it is preferred".into()))
+        let long = self.preferred_ready.is_some_and(|since| self.now.since(since) >= FAILBACK_AFTER);
+        long.then(|| (Some(best.clone()), "it is preferred".into()))
+    }
+
+    /// Notes for how long the preferred node has been ready.
+    pub(super) fn watch_preferred(&mut self) {
+        let best = self.cfg.prefer.first().filter(|n| self.cfg.auto_failback && **n != self.cfg.me);
+        let ready = best.is_some_and(|n| self.ready(n).is_ok());
+        self.preferred_ready = ready.then(|| self.preferred_ready.unwrap_or(self.now));
     }
 
     /// Whether a node could take the group over in good order.
@@ -66,7 +75,14 @@ impl GroupCore {
     }
 
     pub(super) fn step_wish(&mut self) {
-        let Some((to, why)) = self.wish() else { return };
+        let Some((to, why)) = self.wish() else {
+            self.note = (self.state == State::Failed).then(|| self.next_try());
+            return;
+        };
+        if self.now < self.move_at {
+            self.note = Some(format!("should move ({why}), but that failed a moment ago"));
+            return;
+        }
         if self.stop_for_good() {
             return;
         }
@@ -76,6 +92,9 @@ impl GroupCore {
             match self.ready(&node) {
                 Ok(_) if self.facts.etcd.reachable => {
                     let text = format!("moves to {node}: {why}");
+                    if let Some(why) = self.run.wants_move.clone().filter(|_| self.state == State::Serving) {
+                        self.count_failure(why);
+                    }
                     self.handover =
                         Some(Handover { to: Some(node), stopped: None, sent: false, failed: None });
                     return self.become_(State::HandingOver, text);
@@ -88,7 +107,9 @@ impl GroupCore {
             self.handover = Some(Handover { to: None, stopped: None, sent: false, failed: None });
             return self.become_(State::HandingOver, "stops: every node is in standby mode");
         }
-        self.note = Some(format!("should move ({why}), but {}", refusals.join(", ")));
+        let again =
+            if self.state == State::Failed { format!("; {}", self.next_try()) } else { String::new() };
+        self.note = Some(format!("should move ({why}), but {}{again}", refusals.join(", ")));
     }
 
     /// A person has taken every node out of service, this one included.
@@ -104,7 +125,7 @@ impl GroupCore {
         // Settled, and the record still names this node: it did not happen.
         if let Some(why) = h.failed.or_else(|| h.sent.then(|| "it was not confirmed".to_owned())) {
             if self.ledger.settled() {
-                self.become_(State::Waiting, format!("handover failed, resumes: {why}"));
+                self.resume(format!("handover failed, resumes: {why}"));
             }
             return;
         }
@@ -116,11 +137,11 @@ impl GroupCore {
             self.set.iter().find(|m| m.node == *to).map_or(Some("it left the set".into()), |m| self.lost(m))
         };
         if let Some(why) = h.to.as_ref().and_then(lost) {
-            return self.become_(State::Waiting, format!("handover broken off, resumes: {why}"));
+            return self.resume(format!("handover broken off, resumes: {why}"));
         }
         if self.now.since(self.since) >= STOP_LIMIT {
             let text = format!("handover broken off, resumes: not stopped in time ({})", self.run.reason);
-            return self.become_(State::Waiting, text);
+            return self.resume(text);
         }
         if !self.let_go() {
             return;
@@ -130,7 +151,7 @@ impl GroupCore {
             h.stopped = Some(stopped);
         }
         if self.now.since(stopped) >= HANDOVER_WAIT {
-            return self.become_(State::Waiting, "handover broken off, resumes: etcd does not take it");
+            return self.resume("handover broken off, resumes: etcd does not take it".into());
         }
         let stands = self.view().is_some_and(|v| v.leader.is_some());
         if !(stands && self.ledger.free() && self.foreign.is_none()) {
@@ -146,6 +167,12 @@ impl GroupCore {
         if let Some(lease) = lease {
             self.send_handover(to, lease);
         }
+    }
+
+    /// The group stays; the next attempt would interrupt it again, so it waits.
+    fn resume(&mut self, why: String) {
+        self.move_at = self.now.plus(HANDOVER_AGAIN);
+        self.become_(State::Waiting, why);
     }
 
     fn send_handover(&mut self, to: NodeName, lease: i64) {
@@ -207,7 +234,7 @@ impl GroupCore {
                 let others = self.view().map(|v| v.members().to_vec()).unwrap_or_default();
                 let others: Vec<Member> = others.into_iter().filter(|m| m.node != self.cfg.me).collect();
                 let who = super::standby::names(&others);
-                let only = if who.is_empty() {
+                let only = if who.is_empty() || self.boot_current() {
                     String::new()
                 } else {
                     format!("; start {who}: only there is every write")

@@ -21,6 +21,9 @@ impl GroupCore {
         }
         let Some(view) = self.view() else { return };
         let in_force = view.epoch();
+        if self.vouched == Some(in_force) {
+            return;
+        }
         if in_force.number < known.number {
             if self.ledger.asked() <= self.known_since {
                 self.ledger.mark_stale();
@@ -94,7 +97,11 @@ impl GroupCore {
     }
 
     pub(super) fn recover(&mut self) {
-        let Some((cluster, revision)) = self.view().map(|v| (v.cluster_id, v.revision)) else { return };
+        let Some((cluster, revision, epoch)) = self.view().map(|v| (v.cluster_id, v.revision, v.epoch()))
+        else {
+            return;
+        };
+        self.vouched = (epoch != self.known()).then_some(epoch);
         self.durable.cluster_id = cluster;
         self.durable.revision = revision;
         self.foreign = None;

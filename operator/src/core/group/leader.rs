@@ -5,13 +5,6 @@ use crate::core::record::{InSync, LeaderKey, LeaderWrite, LeaseRef, Outcome, Txn
 use crate::core::rules::Rule;
 use crate::core::runtime::Phase;
 use baton_replicator::types::{Epoch, Member, NodeName};
-use std::time::Duration;
-
-/// A node on which the group failed is no successor for this long: two nodes must not throw a broken group
-/// at each other.
-const UNFIT: Duration = Duration::from_secs(60);
-/// A group that failed with nowhere to go is tried again after this.
-const RETRY_START: Duration = Duration::from_secs(5);
 
 impl GroupCore {
     /// Becomes the leader of `epoch`, which etcd's record confirms.
@@ -22,6 +15,7 @@ impl GroupCore {
         self.admission = None;
         self.handover = None;
         self.restarting = false;
+        self.preferred_ready = None;
         self.become_(State::Waiting, format!("{why} (epoch {epoch})"));
         self.adopt_record();
     }
@@ -50,6 +44,7 @@ impl GroupCore {
             }
             self.adopt_record();
         }
+        self.watch_preferred();
         if let Some(why) = self.must_release() {
             return self.release(&why);
         }
@@ -77,7 +72,7 @@ impl GroupCore {
             },
             State::Fenced if entitled => self.start("entitled again"),
             State::Fenced => self.reason = self.missing(),
-            State::Failed if self.now >= self.retry_at => self.start("tries again"),
+            State::Failed if self.tries_again() => self.start("tries again"),
             State::Failed => {}
             State::HandingOver => return self.step_handover(entitled),
             State::Joining | State::Standby | State::Campaigning => return,
@@ -91,14 +86,6 @@ impl GroupCore {
             self.persist();
         }
         self.become_(State::Starting, why.to_owned());
-    }
-
-    fn failed(&mut self) {
-        let why = self.run.reason.clone();
-        self.failure.clone_from(&why);
-        self.unfit_until = self.now.plus(UNFIT);
-        self.retry_at = self.now.plus(RETRY_START);
-        self.become_(State::Failed, why);
     }
 
     /// etcd's record still names this node's epoch, or nobody.
@@ -141,7 +128,12 @@ impl GroupCore {
         let missing: Vec<String> =
             self.promisers().iter().filter(|n| !good(n)).map(ToString::to_string).collect();
         if missing.is_empty() {
-            return "waits for the promises of E, or outside its lease for those of all candidates".into();
+            let outside: Vec<String> =
+                self.outsiders(&self.promisers()).iter().map(ToString::to_string).collect();
+            return format!(
+                "its lease in etcd does not count, and outside of it {} could take over: waits for the lease or their promises",
+                outside.join(", ")
+            );
         }
         let etcd = if self.facts.etcd.reachable { "" } else { ", and etcd is out of reach to remove it" };
         format!("no promise of {}{etcd}", missing.join(", "))
@@ -178,7 +170,7 @@ impl GroupCore {
             let insync = self.insync(|i| i.candidates = wanted);
             return self.send(TxnKind::Candidates, LeaderWrite::Keep, insync, false);
         }
-        if target_reached && self.state == State::Serving {
+        if target_reached && matches!(self.state, State::Serving | State::Failed) {
             return self.send(TxnKind::ClearTarget, LeaderWrite::Keep, None, true);
         }
         if matches!(self.state, State::Serving | State::Failed) && entitled {
@@ -286,8 +278,7 @@ impl GroupCore {
                 }
             }
             Outcome::Unknown => {
-                let text =
-                    format!("etcd did not answer {:?}: whether it happened has to be settled", txn.kind);
+                let text = format!("etcd did not answer {}: whether it happened has to be settled", txn.kind);
                 self.out.push(Action::Event(Severity::Warning, text));
                 if let Some(h) = self.handover.as_mut().filter(|h| h.sent) {
                     h.failed = Some("etcd did not confirm the handover".into());
@@ -325,6 +316,8 @@ impl GroupCore {
                 self.ledger.mark_stale();
             }
             TxnKind::Resign if self.state.leads() => self.become_(State::Standby, "gave the leadership up"),
+            // Asked for here, where it had failed.
+            TxnKind::ClearTarget if self.state == State::Failed => self.forget_failures(),
             TxnKind::Remove(nodes) => self.tell("in-sync set without", &nodes),
             TxnKind::Admit(member) => self.tell("in-sync set with", &[member.node]),
             TxnKind::FirstStart

@@ -24,6 +24,7 @@
 //!
 //! If the process dies, [`Durable`] and etcd decide whether the group is resumed in place.
 
+mod failures;
 mod handover;
 mod identity;
 mod leader;
@@ -36,6 +37,7 @@ mod tests;
 mod types;
 mod volumes;
 
+pub use failures::FAILED_HERE;
 pub use state::State;
 pub use types::{Action, AfterPowerLoss, EtcdFacts, Event, Facts, GroupConfig, GroupView, Retire, Severity};
 
@@ -87,14 +89,20 @@ pub struct GroupCore {
     handed: bool,
     led_since: Instant,
     known_since: Instant,
+    /// End of the last gap in which this core decided nothing: what it did not hear then, nobody failed to say.
+    awake_since: Instant,
     leader_rev: i64,
     silence_from: Instant,
     admission: Option<Admission>,
     handover: Option<Handover>,
     foreign: Option<String>,
-    failure: String,
-    unfit_until: Instant,
-    retry_at: Instant,
+    /// The epoch of a record that a person vouched for although a later one is known.
+    vouched: Option<Epoch>,
+    failures: failures::Failures,
+    /// No handover is tried before this.
+    move_at: Instant,
+    /// Since when the preferred node has been ready without a break.
+    preferred_ready: Option<Instant>,
     restarting: bool,
     note: Option<String>,
     out: Vec<Action>,
@@ -134,14 +142,16 @@ impl GroupCore {
             handed: false,
             led_since: now,
             known_since: now,
+            awake_since: now,
             leader_rev: 0,
             silence_from: if rules.on(Rule::StartAck) { now } else { Instant::ZERO },
             admission: None,
             handover: None,
             foreign: None,
-            failure: String::new(),
-            unfit_until: Instant::ZERO,
-            retry_at: Instant::ZERO,
+            vouched: None,
+            failures: failures::Failures::default(),
+            move_at: Instant::ZERO,
+            preferred_ready: None,
             restarting: false,
             note: None,
             out: Vec::new(),
@@ -150,6 +160,9 @@ impl GroupCore {
 
     /// Takes an event and decides. `random` is fresh for every call.
     pub fn handle(&mut self, event: Event, now: Instant, random: u64) -> Vec<Action> {
+        if now.since(self.now) > self.cfg.timers.warntime {
+            self.awake_since = now;
+        }
         self.now = now;
         self.random = random;
         match event {
@@ -213,6 +226,7 @@ impl GroupCore {
             // Resumed in place: the first promises come within a few keepalives.
             State::Waiting if over(self.cfg.timers.warntime) => Goal::Fence,
             State::Waiting => Goal::Hold,
+            State::Serving if self.left_alone() => Goal::Hold,
             State::Starting | State::Serving => Goal::Run { epoch: self.epoch, format: self.fresh() },
             State::Fenced if over(self.cfg.timers.fence_stop) => Goal::Stop { force: true },
             State::Fenced => Goal::Fence,

@@ -10,13 +10,14 @@ use super::{GroupConfig, GroupCore, Handover, Retire, State};
 
 impl GroupCore {
     /// Takes a changed specification over. Epochs, promises and the record are not touched: what differs from them
-    /// follows from the next step.
+    /// follows from the next step. What failed before may work now.
     pub(super) fn configured(&mut self, cfg: GroupConfig) {
         assert!(
             cfg.group == self.cfg.group && cfg.me == self.cfg.me && cfg.volumes == self.cfg.volumes,
             "a core belongs to one group, one node and one set of volumes"
         );
         self.cfg = cfg;
+        self.forget_failures();
     }
 
     /// Why this node does not lead the group any more, if the specification says so.

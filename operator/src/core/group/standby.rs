@@ -14,6 +14,9 @@ use std::time::Duration;
 /// Lead of a more preferred node over the next one when both could take over: a few round trips to etcd.
 const PRECEDENCE: Duration = Duration::from_millis(300);
 
+/// Nothing is known of the data here.
+pub(super) const SILENT_REPLICATOR: &str = "the replicator does not answer, or does not have all volumes yet";
+
 /// How a group can be taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Path {
@@ -137,17 +140,19 @@ impl GroupCore {
     }
 
     /// This node is in the record's in-sync set with the boot id it has.
-    fn boot_current(&self) -> bool {
+    pub(super) fn boot_current(&self) -> bool {
         let own = self.view().and_then(|v| v.members().iter().find(|m| m.node == self.cfg.me));
         let Some(own) = own else { return false };
         self.boot() == Some(own.boot) || !self.rules.on(Rule::Boot)
     }
 
-    /// Named leader, but it rebooted or gave the epoch up: deletes the key and competes like any standby.
+    /// Named leader, but it rebooted, gave the epoch up, or knows of a later one: deletes the key and competes like any standby.
     fn resign_if_unfit(&mut self) {
         let Some(leader) = self.view().and_then(|v| v.leader.as_ref()) else { return };
         let epoch = leader.value.epoch;
-        let unfit = self.durable.released == epoch || (self.boot().is_some() && !self.boot_current());
+        // A record that a person vouched for, older than what is known: only a new epoch may be led.
+        let lags = self.vouched == Some(epoch) && epoch != self.known();
+        let unfit = lags || self.durable.released == epoch || (self.boot().is_some() && !self.boot_current());
         if unfit && self.foreign.is_none() && self.ledger.free() && self.facts.etcd.reachable {
             self.send(TxnKind::Resign, LeaderWrite::Delete, None, false);
         }
@@ -192,6 +197,15 @@ impl GroupCore {
             return Err("leads the group".into());
         }
         self.able()?;
+        if self.unfit() {
+            return Err(super::FAILED_HERE.into());
+        }
+        if let Some(why) = &self.run.unusable {
+            return Err(why.clone());
+        }
+        if self.boot().is_none() {
+            return Err(SILENT_REPLICATOR.into());
+        }
         if view.insync.is_some() && !view.members().iter().any(|m| m.node == self.cfg.me) {
             return Err("not in sync".into());
         }
@@ -221,9 +235,6 @@ impl GroupCore {
         if let Some(why) = self.retiring() {
             return Err(why.into());
         }
-        if self.now < self.unfit_until {
-            return Err("the group failed here a short while ago".into());
-        }
         if self.run.phase != Phase::Stopped {
             return Err("what ran here before is still being stopped".into());
         }
@@ -247,6 +258,9 @@ impl GroupCore {
             return Err("this node has no lease in etcd yet".into());
         }
         self.able()?;
+        if self.boot().is_none() {
+            return Err(SILENT_REPLICATOR.into());
+        }
         let Some(view) = self.view() else { return Err("etcd has not been read yet".into()) };
         if view.insync.is_none() {
             return self.first_start();
@@ -289,16 +303,20 @@ impl GroupCore {
         self.facts.beats.released.as_ref().is_some_and(|(who, what)| who == leader && *what == epoch)
     }
 
-    /// No `holds` was heard for `deadtime`.
+    /// No `holds` was heard for `deadtime`; twice that where the group failed: another node may do better.
     fn silence(&self, of: impl std::fmt::Display) -> Result<(), String> {
         let since = self.facts.beats.last_holds.max(self.silence_from);
         if self.facts.beats.promised_until > self.now.plus(self.cfg.timers.deadtime) {
             return Err(format!("has promised {of} a longer absence for its restart"));
         }
-        if self.now.since(since) >= self.cfg.timers.deadtime {
-            return Ok(());
+        let silent = self.now.since(since);
+        if silent < self.cfg.timers.deadtime {
+            return Err(format!("stands by: {of} was heard holding the group within deadtime"));
         }
-        Err(format!("stands by: {of} was heard holding the group within deadtime"))
+        if self.unfit() && silent < self.cfg.timers.deadtime * 2 {
+            return Err(format!("{}: others go first", super::FAILED_HERE));
+        }
+        Ok(())
     }
 
     /// After a power cut of the whole site: everyone must have lost its memory.

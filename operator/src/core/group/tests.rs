@@ -7,6 +7,7 @@ use crate::core::timing::Timers;
 use baton_replicator::api::PeerStatus;
 use baton_replicator::types::{ConnectionState, DiskState, Generation, GroupName, Role, TermId};
 use std::sync::Arc;
+use std::time::Duration;
 
 fn node(name: &str) -> NodeName {
     NodeName::new(name).expect("name")
@@ -26,6 +27,7 @@ fn config() -> GroupConfig {
         prefer: vec![],
         volumes: vec![VolumeName::new("store").expect("name")],
         auto_failback: false,
+        failure_timeout: Duration::from_secs(600),
         after_power_loss: AfterPowerLoss::Wait,
         timers: Timers::default(),
         retire: None,

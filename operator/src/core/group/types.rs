@@ -10,6 +10,7 @@ use baton_replicator::api::{Desired, VolumeStatus};
 use baton_replicator::types::{BootId, Epoch, GroupName, Instant, Member, NodeName, VolumeName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What decides after a power cut of the whole site when a member of the set stays unseen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct GroupConfig {
     pub volumes: Vec<VolumeName>,
     /// Hand the group back to the most preferred node once that is ready.
     pub auto_failback: bool,
+    /// Failures of the group on this node that are older do not count; no pause after one is longer.
+    pub failure_timeout: Duration,
     /// See [`AfterPowerLoss`].
     pub after_power_loss: AfterPowerLoss,
     /// The timers.

@@ -85,7 +85,7 @@ impl GroupCore {
             return None;
         }
         let Some(volumes) = self.volumes() else {
-            return Some("the replicator does not answer, or does not have all volumes yet".into());
+            return Some(super::standby::SILENT_REPLICATOR.into());
         };
         let bad = volumes.into_iter().find(|v| match v.disk {
             DiskState::UpToDate | DiskState::Consistent => false,
@@ -138,7 +138,7 @@ impl GroupCore {
             return Some(format!("{node} is no longer in the specification"));
         }
         let sent = self.facts.beats.promises.get(node).map_or(Instant::ZERO, |p| p.sent);
-        if self.now.since(sent.max(self.led_since)) >= t.warntime {
+        if self.now.since(sent.max(self.led_since).max(self.awake_since)) >= t.warntime {
             return Some(format!("{node} has acknowledged no heartbeat for {} ms", t.warntime.as_millis()));
         }
         let beat = self.facts.peers.get(node).and_then(|p| p.groups.get(&self.cfg.group));

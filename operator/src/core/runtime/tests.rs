@@ -294,6 +294,28 @@ fn failures_of_an_earlier_stay_do_not_count() {
     }
 }
 
+/// A leader in maintenance is told to hold: nothing is started or restarted, and nothing counts as a failure.
+#[test]
+fn a_group_that_is_left_alone_is_not_restarted_and_what_fails_meanwhile_does_not_count() {
+    let (mut engine, mut runtime) = started();
+    assert_eq!(runtime.handle(RunEvent::Goal(Goal::Hold), engine.at()), []);
+    let before = engine.done.len();
+    engine.containers.insert("cron".into(), ContainerState::Exited(0));
+    for _ in 0..5 {
+        engine.now += 1000;
+        let observed = engine.observed();
+        assert_eq!(runtime.handle(RunEvent::Containers(Some(observed)), engine.at()), []);
+        assert_eq!(runtime.handle(RunEvent::CheckFailed("http".into()), engine.at()), []);
+    }
+    assert_eq!(engine.done.len(), before, "{:?}", engine.done);
+    // The maintenance is over: what somebody stopped is started, and the group has no reason to leave.
+    engine.drive(&mut runtime, RUN, 60);
+    assert_eq!(engine.containers["cron"], ContainerState::Running);
+    let report = runtime.report();
+    assert_eq!((report.phase, report.wants_move), (Phase::Running, None));
+    assert_eq!(engine.done[before..], ["start cron"]);
+}
+
 #[test]
 fn what_runs_on_a_device_that_is_gone_ends_before_anything_starts() {
     let (mut engine, _) = started();

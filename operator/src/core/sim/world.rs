@@ -227,6 +227,7 @@ impl World {
             prefer: vec![nodes[0].clone()],
             volumes,
             auto_failback: false,
+            failure_timeout: Duration::from_secs(60),
             after_power_loss: self.opts.after_power_loss,
             timers: self.timers,
             retire: None,
