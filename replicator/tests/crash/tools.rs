@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Between two deaths of a worker: longer than it takes until everything flows again.
-const LIFE: Duration = Duration::from_millis(700);
+const LIFE: Duration = Duration::from_millis(500);
 /// Then the rest runs undisturbed: on a busy machine little is done between two deaths.
 const DEATHS: u64 = 6;
 
