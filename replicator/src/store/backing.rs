@@ -352,12 +352,12 @@ impl Shared {
     fn execute(&self, op: &StoreOp) -> io::Result<Option<Bytes>> {
         match op {
             StoreOp::Read { offset, len } => {
-                let mut buf = AlignedBuf::zeroed(*len as usize);
+                let mut buf = AlignedBuf::for_overwrite(*len as usize);
                 self.file.read_exact_at(&mut buf, *offset)?;
                 return Ok(Some(buf.into_bytes()));
             }
             StoreOp::Digest { offset, len, piece } => {
-                let mut buf = AlignedBuf::zeroed(*len as usize);
+                let mut buf = AlignedBuf::for_overwrite(*len as usize);
                 self.file.read_exact_at(&mut buf, *offset)?;
                 return Ok(Some(digests(&buf, *piece as usize)));
             }

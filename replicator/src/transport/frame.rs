@@ -169,7 +169,7 @@ pub(super) fn read_frame(
     let body = if body_len == 0 {
         Bytes::new()
     } else {
-        let mut body = AlignedBuf::zeroed(body_len);
+        let mut body = AlignedBuf::for_overwrite(body_len);
         from.read_exact(&mut body)?;
         body.into_bytes()
     };
