@@ -1,7 +1,7 @@
 # The commands of this repository; `make help` lists them. Recipes are one line each: what they do is in the scripts.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down test check build images simulate
+.PHONY: help demo demo-down test check build images simulate bench
 SEEDS ?= 1..1001
 
 help: ## this list
@@ -21,6 +21,9 @@ check: ## formatting, lints, documentation, Compose files, alert rules, scripts
 
 simulate: ## replicators and agents under random faults; SEEDS=FROM..TO
 	@compose/scripts/simulate.sh $(SEEDS)
+
+bench: ## speed beside the raw file, the loop device and QEMU's quorum; half an hour, writes docs/performance.md
+	@compose/scripts/bench.sh
 
 build: ## the binaries, release build, in target/release/
 	@compose/scripts/setup.sh build

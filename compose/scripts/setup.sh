@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# setup.sh [build] [engine] [test] [promtool]: installs what is missing on Debian or Ubuntu, and says what.
+# setup.sh [build] [engine] [test] [promtool] [bench]: installs what is missing on Debian or Ubuntu, and says what.
 #   build   Rust >= 1.90, a linker, protoc
 #   test    what the tests need besides: etcd, busybox, mkfs, iptables, aiosmtpd, a browser, fio, fsx, MariaDB's server
 #   engine  Docker Engine, a Compose tool, mmdebstrap, jq, curl; starts the engine if none runs
 #   promtool  that and amtool test rules and routes; unpacked under .build/, for their packages would start servers here
+#   bench   fio, sysbench, MariaDB's server, qemu-storage-daemon
 # Does nothing, and asks apt nothing, where everything is there.
 . "$(dirname "$0")/lib.sh"
 export DEBIAN_FRONTEND=noninteractive
@@ -161,6 +162,21 @@ setup_promtool() {
     dpkg-deb --fsys-tarfile "$packed"/prometheus-alertmanager_*.deb | tar -x -C "$BUILD/promtool" ./usr/bin/amtool
     "$PROMTOOL" --version
     "$AMTOOL" --version
+}
+
+# MariaDB's and QEMU's programs without what would run them as services.
+setup_bench() {
+    local missing=() tool
+    for tool in fio:fio sysbench:sysbench mariadbd:mariadb-server-core losetup:mount setpriv:util-linux mkfs.ext4:e2fsprogs; do
+        command -v "${tool%%:*}" > /dev/null || missing+=("${tool##*:}")
+    done
+    # qemu-utils has it since Debian 12's backports, qemu-system-common had it before.
+    command -v qemu-storage-daemon > /dev/null || missing+=(qemu-utils)
+    [ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
+    command -v qemu-storage-daemon > /dev/null || install qemu-system-common
+    qemu-storage-daemon --version
+    [ -e /dev/loop-control ] || modprobe loop || true
+    [ -e /dev/fuse ] || modprobe fuse || true
 }
 
 [ $# -gt 0 ] || set -- build engine

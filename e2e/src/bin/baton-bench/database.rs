@@ -125,7 +125,7 @@ impl Database {
         command.arg(format!("--socket={}", self.socket.display()));
         command.arg(format!("--pid-file={}", self.data.join("pid").display()));
         command.arg(format!("--init-file={}", init.display()));
-        let mut server = Server::start(&mut command, &self.log)?;
+        let mut server = Server::start(&command, &self.log)?;
         let mut up = || server.lives().is_err() || UnixStream::connect(&self.socket).is_ok();
         os::wait_for("MariaDB", LIMIT, || up().then_some(()))?;
         server.lives().with_context(|| format!("see {}", self.log.display()))?;

@@ -82,6 +82,9 @@ impl Options {
         if options.candidates.iter().any(|c| c.is_base()) {
             ensure!(options.base.is_some(), "a base candidate needs --base FILE, another baton-replicator");
         }
+        for program in [&mut options.programs, &mut options.base].into_iter().flatten() {
+            *program = program.canonicalize().with_context(|| format!("find {}", program.display()))?;
+        }
         let dir = &options.dir;
         std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
         options.dir = dir.canonicalize().with_context(|| format!("find {}", dir.display()))?;

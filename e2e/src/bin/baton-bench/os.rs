@@ -138,10 +138,13 @@ impl Server {
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
+    pub fn start(command: &Command, log: &Path) -> Result<Self> {
         let name = format!("{command:?}");
+        // It ends with us, even if we are killed.
+        let mut tied = Command::new("setpriv");
+        tied.args(["--pdeathsig", "TERM", "--"]).arg(command.get_program()).args(command.get_args());
         let file = std::fs::File::options().create(true).append(true).open(log)?;
-        let child = command
+        let child = tied
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)

@@ -57,7 +57,7 @@ impl Quorum {
         command.args(["--export", "type=nbd,id=out,node-name=copy,name=copy,writable=on"]);
         let log = dir.join("log");
         let see = || format!("see {}", log.display());
-        let mut remote = Server::start(&mut command, &log)?;
+        let mut remote = Server::start(&command, &log)?;
         let mut answers = || remote.lives().is_err() || TcpStream::connect(("127.0.0.1", port)).is_ok();
         os::wait_for("qemu's NBD server", START, || answers().then_some(())).with_context(see)?;
         remote.lives().with_context(see)?;
@@ -74,7 +74,7 @@ impl Quorum {
         command.args(["--blockdev", quorum]);
         let export = "type=fuse,id=out,node-name=both,writable=on,growable=off,allow-other=auto";
         command.args(["--export", &format!("{export},mountpoint={}", point.display())]);
-        let mut local = Server::start(&mut command, &log)?;
+        let mut local = Server::start(&command, &log)?;
         let mut served = || local.lives().is_err() || fs::metadata(&point).is_ok_and(|m| m.len() == size);
         os::wait_for("qemu's FUSE export", START, || served().then_some(())).with_context(see)?;
         local.lives().with_context(see)?;

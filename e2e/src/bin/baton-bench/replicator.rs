@@ -101,8 +101,15 @@ impl Node {
         command.arg("--secret-file").arg(&secret).arg("--pki-dir").arg(&setup.pki);
         command.arg("--state-dir").arg(&self.dir).arg("--run-dir").arg(self.dir.join("run"));
         command.arg("--device-dir").arg(self.dir.join("dev"));
-        self.process = Some(Server::start(&mut command, &self.dir.join("log"))?);
-        os::wait_for("the replicator's control socket", SETTLED, || self.status().ok()).map(drop)
+        let log = self.dir.join("log");
+        let mut process = Server::start(&command, &log)?;
+        let up = || self.status().is_ok();
+        os::wait_for("the replicator's control socket", SETTLED, || {
+            (process.lives().is_err() || up()).then_some(())
+        })?;
+        process.lives().with_context(|| format!("see {}", log.display()))?;
+        self.process = Some(process);
+        Ok(())
     }
 
     fn image(&self) -> PathBuf {
@@ -158,19 +165,35 @@ impl Node {
 }
 
 impl Replicated {
+    /// Both nodes, one after the other, each with the volume and without the other node: what they hold in memory when they
+    /// have nothing to do. `quiet` is how long they have been idle then.
+    ///
+    /// # Errors
+    /// A process does not start.
+    pub fn resident(setup: Setup, quiet: Duration) -> Result<[u64; 2]> {
+        let mut this = Self::of(setup)?;
+        let setup = this.setup.clone();
+        let mut found = [0; 2];
+        for (at, bytes) in found.iter_mut().enumerate() {
+            this.nodes[at].start(&setup)?;
+            this.voucher.get_or_insert_with(|| vouch(setup.dir.join("alpha/run/serve-until.sock")));
+            this.configure(at, &json!({}))?;
+            if at == 0 {
+                this.lead(&[])?;
+            }
+            os::pause(quiet)?;
+            *bytes = this.nodes[at].resident()?;
+            this.nodes[at].process = None;
+        }
+        Ok(found)
+    }
+
     /// Makes the volume, leads it on alpha and waits until it is in sync.
     ///
     /// # Errors
     /// A process does not start or does not get there.
     pub fn start(setup: Setup) -> Result<Self> {
-        let names: &[&'static str] = if setup.peer.is_some() { &["alpha", "beta"] } else { &["alpha"] };
-        let mut nodes = Vec::new();
-        for name in names {
-            // Free a moment ago; the listener takes the same again.
-            let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-            nodes.push(Node { name, dir: setup.dir.join(name), address, process: None });
-        }
-        let mut this = Self { setup, nodes, voucher: None, device: PathBuf::new() };
+        let mut this = Self::of(setup)?;
         for node in &mut this.nodes {
             node.start(&this.setup)?;
         }
@@ -187,6 +210,18 @@ impl Replicated {
         // The host's name: fio and mount are not in the replicator's namespace.
         this.device = fs::read_link(&link).with_context(|| format!("read {link}"))?;
         Ok(this)
+    }
+
+    /// Its nodes, none of them started.
+    fn of(setup: Setup) -> Result<Self> {
+        let names: &[&'static str] = if setup.peer.is_some() { &["alpha", "beta"] } else { &["alpha"] };
+        let mut nodes = Vec::new();
+        for name in names {
+            // Free a moment ago; the listener takes the same again.
+            let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+            nodes.push(Node { name, dir: setup.dir.join(name), address, process: None });
+        }
+        Ok(Self { setup, nodes, voucher: None, device: PathBuf::new() })
     }
 
     fn alpha(&self) -> &Node {
@@ -258,14 +293,6 @@ impl Replicated {
         let setup = self.setup.clone();
         self.nodes[1].start(&setup)?;
         self.configure(1, changes)
-    }
-
-    /// Resident memory of each node's processes, bytes.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub fn resident(&self) -> Result<Vec<u64>> {
-        self.nodes.iter().map(Node::resident).collect()
     }
 
     /// An error if one of its processes has ended or its I/O is frozen: what was measured then means nothing.
