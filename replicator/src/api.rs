@@ -237,6 +237,26 @@ pub struct Status {
     /// Connections to and from peers since the replicator started.
     #[serde(default)]
     pub handshakes: Handshakes,
+    /// What keeps it from waiting for its own devices. None: a replicator of the release before.
+    #[serde(default)]
+    pub memory: Option<MemoryStatus>,
+}
+
+/// Memory of the replicator's process: what the kernel granted it, and what it uses.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct MemoryStatus {
+    /// Its pages stay in memory (`mlockall`, needs `IPC_LOCK`).
+    pub locked: bool,
+    /// Its allocations do not wait for write-back (`PR_SET_IO_FLUSHER`, needs `SYS_RESOURCE`).
+    pub io_flusher: bool,
+    /// What was not granted, and what to do about it; none if all was.
+    pub problem: Option<String>,
+    /// Resident memory, bytes.
+    pub resident_bytes: u64,
+    /// How often requests or frames were left waiting, by the kernel or the peer, because those under way held as many
+    /// bytes as they may.
+    pub waits: u64,
 }
 
 /// How connections to and from peers began, since the replicator started.

@@ -8,7 +8,8 @@ use anyhow::Context;
 use baton_replicator::control::{ControlServer, ServeUntilSocket};
 use baton_replicator::driver::{Options, Replicator};
 use baton_replicator::frontend::fuse;
-use baton_replicator::hold::{Holder, Worker, keeper, lock_memory};
+use baton_replicator::hold::{Holder, Worker, keeper};
+use baton_replicator::memory;
 use baton_replicator::process::abort_on_panic;
 use baton_replicator::tls::{PKI_DIR, TlsFiles};
 use baton_replicator::transport::Secret;
@@ -76,9 +77,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let Some(worker) = worker else {
         return Ok(ExitCode::from(keeper::run().context("cannot hold a replicator")?));
     };
-    if let Err(error) = lock_memory() {
-        tracing::warn!(%error, "memory is not locked: a replicator that is swapped out slows down its own device");
-    }
+    memory::prepare();
     let holder = Holder::connect(worker.socket, worker.restarts).context("the holder does not answer")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(run(arguments, holder))?;

@@ -63,14 +63,19 @@ impl Drop for ServeUntilSocket {
     }
 }
 
+/// What a datagram says; none if it is not to be read.
+pub(super) fn read(datagram: &[u8]) -> Option<ServeUntil> {
+    serde_json::from_slice(datagram).ok()
+}
+
 fn receive(socket: &UnixDatagram, shared: &Shared, sink: &impl Fn(ServeUntil)) {
     // One byte more than allowed, so that a datagram cut off is not taken for a whole one.
     let mut buf = [0; MAX_LEN + 1];
     while !shared.stop.load(Ordering::SeqCst) {
         match socket.recv(&mut buf) {
-            Ok(n) if n <= MAX_LEN => match serde_json::from_slice(&buf[..n]) {
-                Ok(serve_until) => sink(serve_until),
-                Err(_) => drop(shared.garbage.fetch_add(1, Ordering::Relaxed)),
+            Ok(n) if n <= MAX_LEN => match read(&buf[..n]) {
+                Some(serve_until) => sink(serve_until),
+                None => drop(shared.garbage.fetch_add(1, Ordering::Relaxed)),
             },
             Ok(_) => drop(shared.garbage.fetch_add(1, Ordering::Relaxed)),
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}

@@ -7,10 +7,14 @@
 //! and ignored. If the process dies, the sockets stay as dead files and the next process replaces them.
 
 mod datagram;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod http;
 mod socket;
 
 pub use datagram::ServeUntilSocket;
+#[cfg(any(test, fuzzing))]
+pub use fuzz::{fuzz_datagram, fuzz_http};
 pub use http::{ControlServer, router};
 pub use socket::bind_private;
 

@@ -18,6 +18,8 @@ use bytes::Bytes;
 
 /// Most members or history entries in a frame.
 const MAX_LIST: usize = 64;
+/// Longest reason of a refusal, bytes: one sentence.
+const MAX_DETAIL: usize = 250;
 
 impl Frame {
     /// (kind, head, body).
@@ -37,8 +39,8 @@ impl Frame {
                     Refused::Other(detail) => (2, detail.as_str()),
                 };
                 h.push(code);
-                let cut =
-                    (0..=detail.len().min(250)).rev().find(|n| detail.is_char_boundary(*n)).unwrap_or(0);
+                let cut = (0..=detail.len().min(MAX_DETAIL)).rev().find(|n| detail.is_char_boundary(*n));
+                let cut = cut.unwrap_or(0);
                 text(&mut h, &detail[..cut]);
                 3
             }
@@ -144,9 +146,9 @@ fn read_message(kind: u16, r: &mut Reader<'_>, body: Bytes) -> Option<Message> {
         1 => Message::Hello(read_greeting(r)?),
         2 => Message::Welcome(read_greeting(r)?),
         3 => Message::Refused(match (r.u8()?, r.text()?) {
-            (0, _) => Refused::EpochTooOld,
-            (1, _) => Refused::EpochForeign,
-            (2, detail) => Refused::Other(detail),
+            (0, detail) if detail.is_empty() => Refused::EpochTooOld,
+            (1, detail) if detail.is_empty() => Refused::EpochForeign,
+            (2, detail) if detail.len() <= MAX_DETAIL => Refused::Other(detail),
             _ => return None,
         }),
         4 => {

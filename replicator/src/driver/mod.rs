@@ -293,7 +293,8 @@ impl Controller for Replicator {
         let worker_restarts = self.shared.options.holder.restarts();
         let handshakes = self.shared.handshakes.counts();
         let node = Some(self.shared.options.node.clone());
-        Status { version, node, volumes, worker_restarts, handshakes }
+        let memory = Some(crate::memory::status());
+        Status { version, node, volumes, worker_restarts, handshakes, memory }
     }
 
     async fn configure(&self, config: VolumeConfig) -> Result<VolumeStatus, Problem> {

@@ -8,6 +8,7 @@ use crate::clock;
 use crate::control::problem;
 use crate::core::engine::{LOG_IDLE, Setup, VERIFY_CHUNK};
 use crate::frontend::probe::{PROBE_LEN, Signature, probe};
+use crate::memory;
 use crate::store::{BackingStore, MetaFile};
 use std::io::Read;
 use std::path::Path;
@@ -48,6 +49,9 @@ pub(super) fn open(shared: &Arc<Shared>, config: VolumeConfig) -> Result<Volume,
     })
     .map_err(|e| meta_failed(&e))?;
     let (engine, actions) = setup.attach(&content, clock::now()).map_err(|e| meta_failed(&e))?;
+    // The whole metadata file was in memory, and bitmaps are made of many small pieces.
+    drop(content);
+    memory::trim();
     let parts = Parts { engine, actions, store, meta, sender, receiver };
     volume::start(shared, parts).map_err(|e| failed(&e))
 }

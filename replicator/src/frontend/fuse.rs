@@ -20,6 +20,8 @@
 //! wait for it could not end. What is not kept the kernel closes when the process dies, and all I/O fails; the loop
 //! device stays attached to the dead file until [`super::stale::clean`] frees it.
 
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod kept;
 mod proto;
 mod server;
@@ -30,6 +32,8 @@ use super::{
 };
 use crate::hold::Kept;
 use bytes::Bytes;
+#[cfg(any(test, fuzzing))]
+pub use fuzz::fuzz_requests;
 use kept::Session;
 pub use kept::left;
 use proto::Tree;

@@ -18,6 +18,8 @@ mod dial;
 mod early;
 mod failure;
 mod frame;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 mod listen;
 mod reading;
 mod reason;
@@ -29,6 +31,8 @@ pub use credentials::Credentials;
 pub use dial::{Dialer, DialerConfig};
 pub use failure::HandshakeLog;
 pub use frame::{FrameError, MAX_BODY, MAX_HEAD, RESERVED_KINDS, RawFrame};
+#[cfg(any(test, fuzzing))]
+pub use fuzz::fuzz_wire;
 pub use listen::{Admission, Admit, Listener, ListenerConfig};
 pub use reason::{CloseReason, SendError};
 pub use secret::{Secret, SecretError};

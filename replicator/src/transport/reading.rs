@@ -8,6 +8,8 @@ use std::io::{self, BufReader, Read};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// While a session waits for room it looks this often whether it is closed.
+const ROOM: Duration = Duration::from_millis(50);
 /// Read-ahead of the socket: small frames come several per system call.
 const READ_BUFFER: usize = 64 << 10;
 
@@ -25,6 +27,7 @@ impl Inner {
                     if self.is_closed() {
                         return CloseReason::Peer; // The first reason stands.
                     }
+                    let Some(frame) = self.charged(frame) else { return CloseReason::Peer };
                     sink(TransportEvent::Frame { session: self.id, frame });
                     // Time that the owner took is not the peer's silence.
                     self.heard();
@@ -32,6 +35,15 @@ impl Inner {
                 Err(error) => return self.why(error),
             }
         }
+    }
+
+    /// The frame as soon as what came before it has left enough room; none if the session ends meanwhile.
+    fn charged(&self, mut frame: RawFrame) -> Option<RawFrame> {
+        if !frame.body.is_empty() {
+            let charge = self.received.take(frame.body.len(), ROOM, || !self.is_closed())?;
+            frame.body = charge.on(frame.body);
+        }
+        Some(frame)
     }
 
     /// Listener: nothing but the dialer's pings comes by the connection of the acknowledgements.

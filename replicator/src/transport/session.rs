@@ -23,6 +23,7 @@ use super::frame::{HEADER_LEN, KIND_PING, RESERVED_KINDS};
 use super::wire::Wire;
 use super::{CloseReason, EventSink, FrameError, RawFrame, SendError, SessionId, TransportEvent};
 use crate::api::LinkStatus;
+use crate::memory::Budget;
 use crate::types::{NodeName, VolumeName};
 use std::collections::VecDeque;
 use std::fmt;
@@ -35,6 +36,9 @@ use std::time::{Duration, Instant};
 /// Most bytes queued for a peer: about half a second of 1 Gbit/s. A peer that is further behind is lost anyway,
 /// and the primary's memory is finite.
 const MAX_QUEUED: usize = 64 << 20;
+/// Bytes of blocks that were received and are not yet on the disk and answered. At the bound no more are read, and the
+/// peer's own queue fills: as much as that has, so that a peer whose disk is slower than the link is not cut off sooner.
+const MAX_RECEIVED: usize = MAX_QUEUED;
 /// Silence after which a ping is sent: several fit into the shortest sensible `peer_timeout`.
 pub(super) const PING_INTERVAL: Duration = Duration::from_millis(200);
 /// Frames up to this size are written by the calling thread; copying more would hold it up (64 KiB: about 10 us).
@@ -83,6 +87,8 @@ pub(super) struct Inner {
     pub began: Instant,
     /// When something was last received by either connection: milliseconds since `began`.
     pub heard_ms: AtomicU64,
+    /// Blocks that came and are still held.
+    pub received: Budget,
     out: Mutex<Out>,
     wake: Condvar,
 }
@@ -137,6 +143,7 @@ impl Session {
             peer_timeout,
             began: Instant::now(),
             heard_ms: AtomicU64::new(0),
+            received: Budget::new(MAX_RECEIVED),
             out: Mutex::default(),
             wake: Condvar::new(),
         });

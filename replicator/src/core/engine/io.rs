@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// Discards and zeroes run in pieces of this size, so that one request cannot need more extents than the log
 /// has (a discard may span the whole device; 16 of 1015 extents).
-const CHUNK: u64 = 16 * EXTENT_BYTES;
+pub(super) const CHUNK: u64 = 16 * EXTENT_BYTES;
 /// Resync yields while the front end has been active this recently.
 const BUSY: Duration = Duration::from_millis(20);
 

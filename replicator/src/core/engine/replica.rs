@@ -11,7 +11,7 @@
 //! nothing else. The log of a primary that is not the one we last heard becomes dirty first: its last writes may
 //! be here and nowhere else, or the other way round.
 
-use super::io::{Origin, Use, Work};
+use super::io::{CHUNK, Origin, Use, Work};
 use super::journal::{After, Transaction};
 use super::{Engine, SessionId, StoreOp};
 use crate::core::frame::{Greeting, MAX_RUNS, Message, Refused, Sync};
@@ -262,7 +262,8 @@ impl Engine {
     fn replicate(&mut self, range: Option<Range>, work: Work, origin: Origin) -> bool {
         let aligned = |r: &Range| r.start.is_multiple_of(BLOCK_BYTES) && r.end.is_multiple_of(BLOCK_BYTES);
         let size = self.superblock.size;
-        match range.filter(|r| r.end <= size && aligned(r)) {
+        // A longer one might need more extents than the log has, and everything behind it would wait for ever.
+        match range.filter(|r| r.end <= size && aligned(r) && r.bytes() <= CHUNK) {
             Some(range) => {
                 self.enqueue(range, work, origin);
                 true

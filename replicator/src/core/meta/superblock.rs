@@ -4,7 +4,7 @@
 //! volume, node, size u64, epoch number u64, epoch term u64, generation u64, pending u64, boot u64, flags u8,
 //! host boot id, history u8 count + u64 each, peers: 8 × (u8 present; name, base u64, tracking u8).
 
-use super::MAX_PEERS;
+use super::{MAX_PEERS, MAX_VOLUME_BYTES};
 use crate::core::codec::{Reader, text};
 use crate::types::{BootId, Epoch, Generation, NodeName, TermId, VolumeName};
 
@@ -129,7 +129,8 @@ impl Superblock {
             VolumeName::new(r.text().ok_or(BadSuperblock("volume"))?).map_err(|_| BadSuperblock("volume"))?;
         let node =
             NodeName::new(r.text().ok_or(BadSuperblock("node"))?).map_err(|_| BadSuperblock("node"))?;
-        let size = r.u64().ok_or(BadSuperblock("size"))?;
+        // Before anything is made that is as large as its bitmap.
+        let size = r.u64().filter(|size| *size <= MAX_VOLUME_BYTES).ok_or(BadSuperblock("size"))?;
         let epoch = Epoch {
             number: r.u64().ok_or(BadSuperblock("epoch"))?,
             term: TermId(r.u64().ok_or(BadSuperblock("epoch"))?),

@@ -6,8 +6,10 @@
 
 use super::proto::{self, Ask, IN_HEADER, MAX_IO, Tree, WRITE_IN};
 use crate::frontend::{Errno, FrontEndEvent, Op, Request};
+use crate::memory::{Budget, Charge, Pool};
 use crate::store::{AlignedBuf, BLOCK};
 use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
@@ -15,11 +17,24 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread;
+use std::time::Duration;
 
 /// Threads that read requests: two reach what the loop device delivers on two cores (DATAPATH A4).
 const READERS: usize = 2;
 /// A write's data begins here in the read buffer: on a page, so that it can go to the disk where it is.
 const DATA_AT: usize = 4096;
+/// A request's headers end where the page of the data begins.
+const START: usize = DATA_AT - IN_HEADER - WRITE_IN;
+/// A read buffer: headers, data, and a page because the kernel refuses a buffer without room to spare.
+const LEN: usize = DATA_AT + MAX_IO as usize + 4096;
+/// Bytes of requests that are handed out and not answered. At the bound no more are read: they wait in the kernel, and
+/// with them whoever made them. Loop has 128 requests in its queue; this is 32 of the largest, more than any disk needs
+/// to be busy.
+const MAX_HELD: usize = 32 << 20;
+/// Buffers that are kept: one per reader and as many writes of the largest size as keep a disk busy (4 MiB in all).
+const KEPT: usize = READERS + 2;
+/// While a reader waits for room it looks this often whether the connection is over.
+const LOOK: Duration = Duration::from_millis(50);
 /// Writes from this size on keep the buffer they were read into; smaller ones are copied out of it.
 const KEEP_FROM: usize = 64 << 10;
 
@@ -34,7 +49,9 @@ enum Expected {
 pub(super) struct Server {
     device: File,
     tree: Tree,
-    pending: Mutex<HashMap<u64, Expected>>,
+    pending: Mutex<HashMap<u64, (Expected, Charge)>>,
+    budget: Budget,
+    buffers: Pool,
     sink: super::EventSink,
     running: AtomicUsize,
     /// Nothing can have been written yet: the loop device is being set up, for which the kernel syncs the file.
@@ -70,6 +87,8 @@ impl Server {
             device,
             tree,
             pending: Mutex::default(),
+            budget: Budget::new(MAX_HELD),
+            buffers: Pool::new(LEN, KEPT),
             sink,
             running: AtomicUsize::new(READERS),
             untouched: AtomicBool::new(origin == Origin::New),
@@ -119,7 +138,7 @@ impl Server {
 
     pub fn reply(&self, id: u64, result: Result<Bytes, Errno>) {
         // Removed first: of two answers, only one finds it.
-        let Some(expected) = self.lock().remove(&id) else { return };
+        let Some((expected, _charge)) = self.lock().remove(&id) else { return };
         match (result, expected) {
             (Err(errno), _) => self.send(id, errno.raw_os_error(), &[]),
             (Ok(data), Expected::Data(len)) if data.len() == len as usize => self.send(id, 0, &data),
@@ -132,15 +151,37 @@ impl Server {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Expected>> {
+    /// A server without a kernel, for fuzzing: what it answers goes nowhere.
+    #[cfg(any(test, fuzzing))]
+    pub fn deaf(tree: Tree, sink: super::EventSink) -> Self {
+        let device = std::fs::OpenOptions::new().write(true).open("/dev/null").expect("/dev/null");
+        Self {
+            device,
+            tree,
+            pending: Mutex::default(),
+            budget: Budget::new(MAX_HELD),
+            buffers: Pool::new(LEN, 0),
+            sink,
+            running: AtomicUsize::new(0),
+            untouched: AtomicBool::new(false),
+            resends: OnceLock::new(),
+        }
+    }
+
+    /// As if the kernel had given it.
+    #[cfg(any(test, fuzzing))]
+    pub fn hear(&self, request: &[u8]) {
+        let mut buf = AlignedBuf::zeroed(LEN.max(START + request.len()));
+        buf[START..START + request.len()].copy_from_slice(request);
+        self.take(&mut buf, request.len());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, (Expected, Charge)>> {
         self.pending.lock().expect("no panic under this lock")
     }
 
     fn read_loop(&self) {
-        // The headers end where the page of the data begins.
-        const START: usize = DATA_AT - IN_HEADER - WRITE_IN;
-        const LEN: usize = DATA_AT + MAX_IO as usize + 4096;
-        let mut buf = AlignedBuf::resident(LEN);
+        let mut buf = self.buffers.take();
         loop {
             let n = match (&self.device).read(&mut buf[START..]) {
                 Ok(n) => n,
@@ -154,32 +195,35 @@ impl Server {
                     }
                 },
             };
-            let bytes = &buf[START..START + n];
-            let Some((id, ask)) = proto::parse(bytes) else {
-                tracing::error!(len = n, "a FUSE request that is too short");
-                continue;
-            };
-            if let Ask::Write { offset, len } = ask {
-                let whole = len <= MAX_IO && n == IN_HEADER + WRITE_IN + len as usize;
-                if !whole || !self.in_volume(offset, u64::from(len)) {
-                    self.send(id, libc::EINVAL, &[]);
-                    continue;
-                }
-                let data = if len as usize >= KEEP_FROM {
-                    let full = std::mem::replace(&mut buf, AlignedBuf::resident(LEN));
-                    full.into_bytes().slice(DATA_AT..DATA_AT + len as usize)
-                } else {
-                    AlignedBuf::copy_of(&buf[DATA_AT..DATA_AT + len as usize]).into_bytes()
-                };
-                self.hand_out(id, Op::Write { offset, data }, Expected::Written(len));
-            } else {
-                self.handle(id, &ask);
-            }
+            self.take(&mut buf, n);
         }
+    }
+
+    /// A request of `n` bytes is in the buffer. A large write keeps the buffer and leaves another one.
+    fn take(&self, buf: &mut AlignedBuf, n: usize) {
+        let bytes = &buf[START..START + n];
+        let Some((id, ask)) = proto::parse(bytes) else {
+            tracing::error!(len = n, "a FUSE request that is too short");
+            return;
+        };
+        let Ask::Write { offset, len } = ask else { return self.handle(id, &ask) };
+        let whole = len <= MAX_IO && n == IN_HEADER + WRITE_IN + len as usize;
+        if !whole || !self.in_volume(offset, u64::from(len)) {
+            return self.send(id, libc::EINVAL, &[]);
+        }
+        let data = if len as usize >= KEEP_FROM {
+            let full = std::mem::replace(buf, self.buffers.take());
+            self.buffers.share(full).slice(DATA_AT..DATA_AT + len as usize)
+        } else {
+            AlignedBuf::copy_of(&buf[DATA_AT..DATA_AT + len as usize]).into_bytes()
+        };
+        self.hand_out(id, Op::Write { offset, data }, Expected::Written(len));
     }
 
     fn handle(&self, id: u64, ask: &Ask<'_>) {
         let (op, expected, range) = match *ask {
+            // The kernel does not: it was told a number of pages.
+            Ask::Read { len, .. } if len > MAX_IO => return self.send(id, libc::EINVAL, &[]),
             Ask::Read { offset, len } => {
                 (Op::Read { offset, len }, Expected::Data(len), Some((offset, u64::from(len))))
             }
@@ -221,8 +265,21 @@ impl Server {
         if !matches!(op, Op::Read { .. } | Op::Flush) {
             self.untouched.store(false, Ordering::SeqCst);
         }
-        self.lock().insert(id, expected);
+        let bytes = match expected {
+            Expected::Data(len) | Expected::Written(len) => len as usize,
+            Expected::Nothing => 0,
+        };
+        // None: nobody waits for an answer any more.
+        let Some(charge) = self.budget.take(bytes, LOOK, || !self.is_over()) else { return };
+        self.lock().insert(id, (expected, charge));
         (self.sink)(FrontEndEvent::Request(Request { id, op }));
+    }
+
+    /// The kernel has ended the connection.
+    fn is_over(&self) -> bool {
+        let mut fds = [PollFd::new(&self.device, PollFlags::empty())];
+        let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&none)).is_ok() && fds[0].revents().contains(PollFlags::ERR)
     }
 
     fn send(&self, id: u64, errno: i32, body: &[u8]) {
@@ -234,5 +291,40 @@ impl Server {
                 tracing::error!(error = %e, "cannot answer a FUSE request");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    /// FUSE_READ of 1 MiB at the beginning, as the kernel writes it down.
+    fn read(id: u64) -> Vec<u8> {
+        let mut request = vec![0; IN_HEADER + 40];
+        request[4..8].copy_from_slice(&15_u32.to_ne_bytes());
+        request[8..16].copy_from_slice(&id.to_ne_bytes());
+        request[IN_HEADER + 16..IN_HEADER + 20].copy_from_slice(&MAX_IO.to_ne_bytes());
+        request
+    }
+
+    #[test]
+    fn requests_beyond_the_bound_are_handed_out_when_others_are_answered() {
+        let (sink, out) = channel();
+        let tree = Tree { name: "disk".into(), size_bytes: 1 << 30 };
+        let server = Arc::new(Server::deaf(tree, Arc::new(move |event| drop(sink.send(event)))));
+        let fit = MAX_HELD as u64 / u64::from(MAX_IO);
+        (0..fit).for_each(|id| server.hear(&read(id)));
+        assert_eq!((out.try_iter().count() as u64, server.pending() as u64), (fit, fit));
+        let theirs = server.clone();
+        let reader = thread::spawn(move || theirs.hear(&read(fit)));
+        assert!(out.recv_timeout(2 * LOOK).is_err(), "there is no room for it");
+        assert_eq!(server.pending() as u64, fit, "and it is not held");
+        server.reply(3, Err(Errno::IO));
+        assert!(out.recv_timeout(Duration::from_secs(20)).is_ok());
+        reader.join().expect("it ends");
+        assert_eq!(server.budget.in_use(), MAX_HELD);
+        (0..=fit).for_each(|id| server.reply(id, Err(Errno::IO)));
+        assert_eq!(server.budget.in_use(), 0);
     }
 }
