@@ -78,6 +78,14 @@ pub struct VolumeConfig {
     /// microseconds; 0: twice what they take when neither runs.
     #[serde(default)]
     pub target_latency_us: u64,
+    /// A command to the backing store or the metadata file that takes longer has failed. Milliseconds.
+    #[serde(default = "disk_timeout_ms")]
+    pub disk_timeout_ms: u64,
+}
+
+/// 30 s: longer than any disk's own retries.
+fn disk_timeout_ms() -> u64 {
+    30_000
 }
 
 /// 4 MiB/s: a day for 350 GiB on the busiest of disks, and no more than 5 % of a hard disk's bandwidth.
@@ -201,6 +209,25 @@ pub struct Desired {
     /// sender and arrives after a later one is refused. 0: not ordered.
     #[serde(default)]
     pub order: u64,
+    /// Primary only: where this node stands towards the in-sync set. A primary that has lost its disk acknowledges
+    /// nothing before it is [`Membership::Left`].
+    #[serde(default)]
+    pub membership: Membership,
+}
+
+/// Where a primary's node stands towards the in-sync set in etcd.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Membership {
+    /// The agent does not say: it is of a release that knows no primary without a disk, so a disk error fails the I/O.
+    #[default]
+    Untold,
+    /// It is in the set, or may be.
+    Member,
+    /// etcd has confirmed that it is not: others have every acknowledged write, this replica need not. It is not
+    /// promoted.
+    Left,
 }
 
 /// A filesystem to make on a blank primary volume.
@@ -343,6 +370,15 @@ pub struct VolumeStatus {
     pub epoch: Epoch,
     /// Local data.
     pub disk: DiskState,
+    /// Why `disk` is Diskless or Failed, or that the backing store is full, as one sentence.
+    #[serde(default)]
+    pub disk_reason: Option<String>,
+    /// The backing store is full: writes wait, and go on by themselves when there is space again.
+    #[serde(default)]
+    pub full: bool,
+    /// Primary only: what the agent said last; none from a release that does not know it.
+    #[serde(default)]
+    pub membership: Option<Membership>,
     /// Generation of the local data; zero if it never had any.
     pub generation: Generation,
     /// The replica's boot id.

@@ -5,7 +5,8 @@
 mod direct;
 
 use baton_replicator::api::{
-    Backing, Desired, PeerConfig, ServeUntil, VerifyRequest, VerifyState, VolumeConfig, VolumeStatus,
+    Backing, Desired, Membership, PeerConfig, ServeUntil, VerifyRequest, VerifyState, VolumeConfig,
+    VolumeStatus,
 };
 use baton_replicator::control::Controller;
 use baton_replicator::driver::{FrontEndFactory, Options, Replicator};
@@ -97,6 +98,7 @@ impl Host {
             resync_rate: 0,
             resync_min_rate: 4 << 20,
             target_latency_us: 0,
+            disk_timeout_ms: 30_000,
         };
         self.it().configure(config).await.unwrap();
     }
@@ -107,7 +109,8 @@ impl Host {
 
     async fn desire(&self, role: Role, number: u64, required: Vec<Member>) -> VolumeStatus {
         let (epoch, accept_data_loss, force, order) = (epoch(number), false, false, 0);
-        let desired = Desired { epoch, role, required, accept_data_loss, force, order };
+        let desired =
+            Desired { epoch, role, required, accept_data_loss, force, order, membership: Membership::Member };
         tokio::time::timeout(LIMIT, self.it().desired(volume(), desired)).await.expect("in time").unwrap()
     }
 
@@ -302,6 +305,7 @@ async fn half_a_replica_and_damaged_metadata_are_refused_by_name() {
         resync_rate: 0,
         resync_min_rate: 4 << 20,
         target_latency_us: 0,
+        disk_timeout_ms: 30_000,
     };
     let good = std::fs::read(&meta).unwrap();
     let mut bad = good.clone();

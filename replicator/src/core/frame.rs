@@ -11,6 +11,8 @@
 //!   ◄──────────────────────── SyncDoneAck         only now it counts as connected
 //!   Digest ──────────────────────────►   (verify, any time while connected)
 //!   ◄──────────────────────────── Digests
+//!   Read ────────────────────────────►   (a primary without a disk, any time while connected)
+//!   ◄──────────────────────────── ReadReply
 //! ```
 
 use super::handshake::Identity;
@@ -18,13 +20,17 @@ use super::range::Range;
 use crate::types::{BootId, Epoch, Generation, NodeName, VolumeName};
 use bytes::Bytes;
 
-/// Version of this protocol. 2: `Digest` and `Digests`.
-pub const PROTOCOL: u16 = 2;
+/// Version of this protocol. 2: `Digest` and `Digests`. 3: `Read` and `ReadReply`.
+pub const PROTOCOL: u16 = 3;
 /// Oldest version that is spoken with a peer of the release before. A primary offers [`PROTOCOL`] in its Hello and, if
 /// that is not understood, this; the secondary answers in the version it was offered.
 pub const OLDEST_PROTOCOL: u16 = 1;
 /// Version that knows verify.
 pub const PROTOCOL_VERIFY: u16 = 2;
+/// Version that answers reads of a primary without a disk.
+pub const PROTOCOL_READ: u16 = 3;
+/// Longest range of a `Read` frame: the largest read of the device; longer ones are asked in parts.
+pub const MAX_READ: u64 = 1 << 20;
 /// Longest range of a `Digest` frame: its digests by block must fit a frame, its read must not hold writes up for long.
 pub const MAX_DIGEST_RANGE: u64 = 1 << 20;
 /// Largest body: a FUSE write has at most 1 MiB; room for two.
@@ -191,6 +197,20 @@ pub enum Message {
         id: u64,
         /// Each [`crate::core::digest::DIGEST_BYTES`] long.
         digests: Bytes,
+    },
+    /// Primary: what is in this range, as of now in the order of this session?
+    Read {
+        /// For the answer.
+        id: u64,
+        /// Whole blocks, at most [`MAX_READ`].
+        range: Range,
+    },
+    /// This.
+    ReadReply {
+        /// Of the question.
+        id: u64,
+        /// All of the range.
+        data: Bytes,
     },
     /// Are you there?
     Ping,

@@ -8,8 +8,8 @@
 use super::codec::{Reader, text};
 use super::digest::DIGEST_BYTES;
 use super::frame::{
-    BadFrame, Frame, Greeting, MAX_BODY, MAX_DIGEST_RANGE, MAX_HEAD, MAX_RUNS, Message, OLDEST_PROTOCOL,
-    PROTOCOL, Refused, Sync,
+    BadFrame, Frame, Greeting, MAX_BODY, MAX_DIGEST_RANGE, MAX_HEAD, MAX_READ, MAX_RUNS, Message,
+    OLDEST_PROTOCOL, PROTOCOL, Refused, Sync,
 };
 use super::handshake::Identity;
 use super::range::Range;
@@ -115,6 +115,15 @@ impl Frame {
                 body = digests.clone();
                 one(&mut h, *id, 24)
             }
+            Message::Read { id, range: r } => {
+                number(&mut h, *id);
+                range(&mut h, *r);
+                25
+            }
+            Message::ReadReply { id, data } => {
+                body = data.clone();
+                one(&mut h, *id, 26)
+            }
         };
         (kind, h, body)
     }
@@ -132,7 +141,7 @@ impl Frame {
         let epoch = read_epoch(&mut r).ok_or_else(|| bad.clone())?;
         let has_body = !body.is_empty();
         let message = read_message(kind, &mut r, body).ok_or_else(|| bad.clone())?;
-        let body_due = matches!(kind, 8 | 10 | 24);
+        let body_due = matches!(kind, 8 | 10 | 24 | 26);
         if r.is_done() && has_body == body_due { Ok(Self { epoch, message }) } else { Err(bad) }
     }
 }
@@ -203,6 +212,11 @@ fn read_message(kind: u16, r: &mut Reader<'_>, body: Bytes) -> Option<Message> {
             let whole = body.len().is_multiple_of(DIGEST_BYTES);
             whole.then_some(Message::Digests { id: r.u64()?, digests: body })?
         }
+        25 => {
+            let (id, range) = (r.u64()?, read_range(r)?);
+            (range.bytes() <= MAX_READ).then_some(Message::Read { id, range })?
+        }
+        26 => Message::ReadReply { id: r.u64()?, data: body },
         _ => return None,
     })
 }

@@ -9,13 +9,13 @@ use crate::api::{Problem, VolumeConfig};
 use crate::clock;
 use crate::control::problem;
 use crate::core::engine::{
-    Action, Engine, Event, FrontOp, SessionId as CoreSession, StoreOp as CoreStoreOp, Token,
+    Action, Engine, Event, Fault, FrontOp, SessionId as CoreSession, StoreOp as CoreStoreOp, Token,
 };
 use crate::core::frame::Frame;
 use crate::core::range::Range;
 use crate::frontend::probe::{Signature, probe};
 use crate::frontend::{Begin, Errno, FrontEnd, FrontEndEvent, Op};
-use crate::store::{BackingStore, Completion, MetaFile, StoreOp};
+use crate::store::{BackingStore, Completion, MetaFile, StoreError, StoreOp};
 use crate::transport::{Dialer, DialerConfig, RawFrame, Session, TransportEvent};
 use crate::types::NodeName;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -151,7 +151,7 @@ impl Owner {
     fn input(&mut self, input: Input) {
         match input {
             Input::Store(Completion { tag, result }) => {
-                let result = result.map(Option::unwrap_or_default).map_err(|e| e.to_string());
+                let result = result.map(Option::unwrap_or_default).map_err(|e| fault(&e));
                 self.give(Event::StoreDone { tag, result });
             }
             Input::Meta(Completion { tag, result }) => {
@@ -413,6 +413,14 @@ fn store_op(op: CoreStoreOp) -> StoreOp {
         CoreStoreOp::Flush => StoreOp::Flush,
         CoreStoreOp::Discard(range) => StoreOp::Discard { offset: range.start, len: range.bytes() },
         CoreStoreOp::Zero(range) => StoreOp::WriteZeroes { offset: range.start, len: range.bytes() },
+    }
+}
+
+/// A store without space is told from one that is broken.
+fn fault(error: &StoreError) -> Fault {
+    match error.errno() {
+        libc::ENOSPC | libc::EDQUOT => Fault::Full(error.to_string()),
+        _ => Fault::Failed(error.to_string()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bugs;
 mod drbd_bugs;
+mod faults;
 mod frames;
 mod mutants;
 mod peers;

@@ -1,7 +1,7 @@
 //! One test per rule that a weaker design breaks; the names are those of the list of traps.
 
 use crate::world::{BLOCK, World, data, epoch, name};
-use baton_replicator::api::Desired;
+use baton_replicator::api::{Desired, Membership};
 use baton_replicator::core::engine::{Event, FrontOp, SessionId, Token};
 use baton_replicator::core::frame::{Frame, Message};
 use baton_replicator::types::{ConnectionState, DiskState, Role};
@@ -293,6 +293,7 @@ fn a_command_that_was_given_up_and_arrives_late_is_refused() {
         accept_data_loss: false,
         force: false,
         order: w.now.0,
+        membership: Membership::Member,
     };
     w.run_for(10 * MS);
     w.desire(0, Role::Primary, 1, Vec::new(), false);
@@ -351,6 +352,10 @@ fn split_brain_stands_alone_and_says_so() {
 #[test]
 fn a_local_error_is_reported_and_never_acknowledged() {
     let mut w = pair();
+    // An agent of the release before knows no primary without a disk.
+    w.nodes[0].membership = Membership::Untold;
+    let required = w.engine(0).status().required;
+    w.desire(0, Role::Primary, 1, required, false);
     w.nodes[0].broken = true;
     assert!(!w.write(0, 3, 33));
     let status = w.engine(0).status();

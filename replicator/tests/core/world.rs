@@ -2,10 +2,12 @@
 //! processes that die. Everything in it is decided by one seeded generator.
 
 use crate::bugs::{Bug, LATE};
-use baton_replicator::api::{Backing, Desired, PeerConfig, VerifyRequest, VerifyStatus, VolumeConfig};
+use baton_replicator::api::{
+    Backing, Desired, Membership, PeerConfig, VerifyRequest, VerifyStatus, VolumeConfig,
+};
 use baton_replicator::core::digest::digests;
 use baton_replicator::core::engine::{
-    Action, Engine, Event, FrontOp, LOG_IDLE, SessionId, Setup, StoreOp, Token, VERIFY_CHUNK,
+    Action, Engine, Event, Fault, FrontOp, LOG_IDLE, SessionId, Setup, StoreOp, Token, VERIFY_CHUNK,
 };
 use baton_replicator::core::frame::{Frame, Message};
 use baton_replicator::core::meta::{ACTLOG_AT, BITMAP_AT};
@@ -145,8 +147,16 @@ pub struct Node {
     pub paused: bool,
     /// Metadata transactions do not end.
     pub meta_held: bool,
-    /// The next store command fails.
+    /// What its agent says of the in-sync set.
+    pub membership: Membership,
+    /// Store commands fail.
     pub broken: bool,
+    /// Metadata transactions fail.
+    pub meta_broken: bool,
+    /// The store does not answer.
+    pub hangs: bool,
+    /// Writes find no space.
+    pub no_space: bool,
     /// It is of the release before: its Hello says version 1, and it does not understand more.
     pub old: bool,
     /// The peers that its agent has configured.
@@ -177,7 +187,11 @@ impl Node {
             no_device: false,
             paused: false,
             meta_held: false,
+            membership: Membership::Member,
             broken: false,
+            meta_broken: false,
+            hangs: false,
+            no_space: false,
             old: false,
             peers,
             promised: VecDeque::new(),
@@ -314,6 +328,7 @@ impl World {
             resync_rate: 0,
             resync_min_rate: 1 << 40,
             target_latency_us: 0,
+            disk_timeout_ms: 30_000,
         }
     }
 
@@ -548,7 +563,8 @@ impl World {
         self.last_token += 1;
         let token = self.last_token;
         let (epoch, accept_data_loss, order) = (epoch(number), false, self.now.0);
-        let desired = Desired { epoch, role, required, accept_data_loss, force, order };
+        let membership = self.nodes[i].membership;
+        let desired = Desired { epoch, role, required, accept_data_loss, force, order, membership };
         self.give(i, Event::Desired { token: Token(token), desired });
         token
     }
@@ -602,6 +618,11 @@ impl World {
     pub fn finish_meta(&mut self, i: usize) -> bool {
         let Some((tag, writes)) = self.nodes[i].metas.pop_front() else { return false };
         let node = &mut self.nodes[i];
+        if node.meta_broken {
+            let result = Err("cannot write: I/O error".to_owned());
+            self.give(i, Event::MetaDone { tag, result });
+            return true;
+        }
         let writes = match self.bug {
             Some(Bug::MetadataEarly) => {
                 node.promised.push_back(writes);
@@ -619,14 +640,16 @@ impl World {
     }
 
     fn finish_store(&mut self, i: usize) -> bool {
-        if self.nodes[i].store.is_empty() {
+        if self.nodes[i].store.is_empty() || self.nodes[i].hangs {
             return false;
         }
         let at = self.random.below(self.nodes[i].store.len() as u64) as usize;
         let (tag, op) = self.nodes[i].store.remove(at);
         let node = &mut self.nodes[i];
         let result = if node.broken {
-            Err("cannot write: I/O error".to_owned())
+            Err(Fault::Failed("cannot write: I/O error".to_owned()))
+        } else if node.no_space && matches!(op, StoreOp::Write(..) | StoreOp::Zero(_)) {
+            Err(Fault::Full("cannot write: no space left on device".to_owned()))
         } else if op == StoreOp::Flush && self.bug == Some(Bug::FlushForgotten) {
             Ok(Bytes::new())
         } else {

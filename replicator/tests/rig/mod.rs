@@ -1,6 +1,8 @@
 //! Two replicators as processes, each with its holder, and what plays their agents.
 
-use baton_replicator::api::{Backing, Desired, PeerConfig, ServeUntil, Status, VolumeConfig, VolumeStatus};
+use baton_replicator::api::{
+    Backing, Desired, Membership, PeerConfig, ServeUntil, Status, VolumeConfig, VolumeStatus,
+};
 use baton_replicator::clock;
 use baton_replicator::frontend::stale;
 use baton_replicator::types::{
@@ -182,14 +184,22 @@ impl Host {
             resync_rate: 0,
             resync_min_rate: 4 << 20,
             target_latency_us: 0,
+            disk_timeout_ms: 30_000,
         };
         let body = serde_json::to_string(&config).unwrap();
         self.call("PUT", "/v1/volumes/webstore", &body).map(|a| a.0)
     }
 
     pub fn desire(&self, role: Role, number: u64, required: Vec<Member>, force: bool) -> Option<u16> {
-        let desired =
-            Desired { epoch: epoch(number), role, required, accept_data_loss: false, force, order: 0 };
+        let desired = Desired {
+            epoch: epoch(number),
+            role,
+            required,
+            accept_data_loss: false,
+            force,
+            order: 0,
+            membership: Membership::Member,
+        };
         let body = serde_json::to_string(&desired).unwrap();
         self.call("PUT", "/v1/volumes/webstore/desired", &body).map(|a| a.0)
     }

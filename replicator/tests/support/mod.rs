@@ -4,7 +4,9 @@ mod direct;
 #[path = "../../src/transport/tests/pki.rs"]
 mod pki;
 
-use baton_replicator::api::{Backing, Desired, PeerConfig, ServeUntil, VolumeConfig, VolumeStatus};
+use baton_replicator::api::{
+    Backing, Desired, Membership, PeerConfig, ServeUntil, VolumeConfig, VolumeStatus,
+};
 use baton_replicator::control::Controller;
 use baton_replicator::driver::{Options, Replicator};
 use baton_replicator::frontend::Op;
@@ -85,6 +87,7 @@ impl Host {
             resync_rate: 0,
             resync_min_rate: 4 << 20,
             target_latency_us: 0,
+            disk_timeout_ms: 30_000,
         };
         self.replicator.configure(config).await.unwrap();
     }
@@ -95,7 +98,15 @@ impl Host {
 
     async fn lead(&self, required: Vec<Member>) {
         let (accept_data_loss, force, order) = (false, false, 0);
-        let desired = Desired { epoch: EPOCH, role: Role::Primary, required, accept_data_loss, force, order };
+        let desired = Desired {
+            epoch: EPOCH,
+            role: Role::Primary,
+            required,
+            accept_data_loss,
+            force,
+            order,
+            membership: Membership::Member,
+        };
         tokio::time::timeout(LIMIT, self.replicator.desired(volume(), desired))
             .await
             .expect("in time")

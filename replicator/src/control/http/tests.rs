@@ -30,6 +30,9 @@ fn volume_status(volume: VolumeName) -> VolumeStatus {
         role: Role::Primary,
         epoch: Epoch::ZERO,
         disk: Default::default(),
+        disk_reason: None,
+        full: false,
+        membership: None,
         generation: Default::default(),
         boot: Default::default(),
         device: None,
@@ -200,6 +203,7 @@ async fn a_command_past_its_bound_is_a_problem() {
         accept_data_loss: false,
         order: 0,
         force: false,
+        membership: Default::default(),
     };
     let volume = VolumeName::new("webstore").unwrap();
     let answer = bounded("the change", Duration::from_millis(1), fake.desired(volume, desired)).await;

@@ -8,7 +8,7 @@ use super::journal::{After, Transaction};
 use super::pace::Pace;
 use super::peer::Peer;
 use super::{Action, Engine};
-use crate::api::{Counters, VolumeConfig};
+use crate::api::{Counters, Membership, VolumeConfig};
 use crate::core::meta::{
     self, Bitmap, MAX_PEERS, MAX_VOLUME_BYTES, MetaError, PeerSlot, Superblock, Write, image,
 };
@@ -131,6 +131,11 @@ impl Setup {
             last_clean_seq: 0,
             role: Role::Secondary,
             disk: DiskState::Attaching,
+            disk_reason: None,
+            membership: Membership::Untold,
+            bypassed: BTreeSet::new(),
+            far: BTreeMap::new(),
+            full: BTreeMap::new(),
             transition: None,
             generation: None,
             waiting_tokens: Vec::new(),

@@ -48,6 +48,15 @@ pub enum StoreOp {
     Digest(Range, u64),
 }
 
+/// Why a store command came to nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// There is no space; all else is well. As text.
+    Full(String),
+    /// Anything else: the store cannot be used any more. As text.
+    Failed(String),
+}
+
 /// Something happened.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
@@ -62,8 +71,8 @@ pub enum Event {
     StoreDone {
         /// Its tag.
         tag: u64,
-        /// Data of a read, else empty; or the error as text.
-        result: Result<Bytes, String>,
+        /// Data of a read, else empty; or the error.
+        result: Result<Bytes, Fault>,
     },
     /// A metadata transaction ended.
     MetaDone {

@@ -42,8 +42,10 @@ impl Engine {
         let sent = self.peers.iter().filter_map(|p| p.inflight.first_key_value()).map(|(seq, _)| *seq);
         let unanswered = self.by_seq.first_key_value().map(|(seq, _)| *seq).into_iter().chain(sent).min();
         let upto = unanswered.map_or(self.last_seq, |seq| seq - 1);
-        self.flushes.insert(id, Flush { kind, local: false, acked: 0, upto, answered: false });
-        self.submit(id, Use::Flush(id), StoreOp::Flush);
+        self.flushes.insert(id, Flush { kind, local: !self.has_disk(), acked: 0, upto, answered: false });
+        if self.has_disk() {
+            self.submit(id, Use::Flush(id), StoreOp::Flush);
+        }
         for peer in 0..self.peers.len() {
             if self.peers[peer].in_replication() {
                 self.send_flush(peer, id);
@@ -142,6 +144,11 @@ impl Engine {
             _ => None,
         };
         self.flushes.values().filter_map(open).collect()
+    }
+
+    /// There is no disk any more that could flush.
+    pub(super) fn flushed_without_disk(&mut self) {
+        self.flushes.values_mut().for_each(|flush| flush.local = true);
     }
 
     pub(super) fn forget_flushes(&mut self) {

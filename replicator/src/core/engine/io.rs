@@ -7,7 +7,7 @@
 //! Sequence numbers are given when an operation starts to run, so the order on the wire is the order of the
 //! numbers, and overlapping operations are in it as they arrived.
 
-use super::{Action, Engine, FrontOp, SessionId, StoreOp};
+use super::{Action, Engine, Fault, FrontOp, SessionId, StoreOp};
 use crate::core::frame::Message;
 use crate::core::meta::{BLOCK_BYTES, EXTENT_BYTES};
 use crate::core::range::Range;
@@ -58,6 +58,11 @@ pub(super) enum Origin {
         session: SessionId,
         id: u64,
     },
+    /// A primary without a disk reads here.
+    Serve {
+        session: SessionId,
+        id: u64,
+    },
 }
 
 /// An operation that is queued or under way.
@@ -80,7 +85,7 @@ pub(super) struct Op {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Use {
     Op(u64),
-    FrontRead(u64),
+    FrontRead(u64, Range),
     Flush(u64),
     Probe,
     RemoteFlush(SessionId, u64),
@@ -110,8 +115,7 @@ impl Engine {
                 true
             }
             FrontOp::Read(range) if fits(&range) => {
-                let tag = self.next_id();
-                self.submit(tag, Use::FrontRead(id), StoreOp::Read(range));
+                self.front_read(id, range);
                 true
             }
             FrontOp::Write(offset, data) => match Range::new(offset, data.len() as u64).filter(fits) {
@@ -127,6 +131,15 @@ impl Engine {
         };
         if !accepted {
             self.out.push(Action::Reply { id, result: Err(()) });
+        }
+    }
+
+    fn front_read(&mut self, id: u64, range: Range) {
+        if self.has_disk() {
+            let tag = self.next_id();
+            self.submit(tag, Use::FrontRead(id, range), StoreOp::Read(range));
+        } else {
+            self.far_read(id, range, self.now);
         }
     }
 
@@ -163,9 +176,13 @@ impl Engine {
         id
     }
 
-    fn granted(&mut self, id: u64) {
+    pub(super) fn granted(&mut self, id: u64) {
         let Some(op) = self.ops.get(&id) else { return };
         let (range, origin) = (op.range, op.origin);
+        if !self.has_disk() {
+            // No activity log either: this replica is brought up to date in full before it counts again.
+            return self.run(id);
+        }
         if let Work::Digest { by_block } = op.work {
             self.start(id);
             if let Origin::Verify { peer, session } = origin {
@@ -216,7 +233,7 @@ impl Engine {
         }
     }
 
-    fn run(&mut self, id: u64) {
+    pub(super) fn run(&mut self, id: u64) {
         self.start(id);
         let Some(op) = self.ops.get(&id) else { return };
         let (range, work, origin) = (op.range, op.work.clone(), op.origin);
@@ -232,7 +249,9 @@ impl Engine {
                 if let Some(op) = self.ops.get_mut(&id) {
                     op.seq = seq;
                 }
-                self.log.touch(range.extents(), seq);
+                if self.has_disk() {
+                    self.log.touch(range.extents(), seq);
+                }
                 for peer in 0..self.peers.len() {
                     if self.peers[peer].in_replication() {
                         self.send_op(peer, id);
@@ -242,16 +261,28 @@ impl Engine {
                 }
             }
             // Reads, which never come here.
-            Origin::Resync { .. } | Origin::Mend { .. } | Origin::Verify { .. } | Origin::Ask { .. } => {
+            Origin::Resync { .. }
+            | Origin::Mend { .. }
+            | Origin::Verify { .. }
+            | Origin::Ask { .. }
+            | Origin::Serve { .. } => {
                 return;
             }
         }
-        let op = match work {
+        if !self.has_disk() {
+            self.bypassed.insert(id);
+            return;
+        }
+        self.submit(id, Use::Op(id), Self::store_op(range, work));
+    }
+
+    /// What an operation is for the store.
+    pub(super) fn store_op(range: Range, work: Work) -> StoreOp {
+        match work {
             Work::Write(data) => StoreOp::Write(range.start, data),
             Work::Zero { discard } => Self::zero_op(range, discard),
             Work::Read | Work::Digest { .. } => StoreOp::Read(range),
-        };
-        self.submit(id, Use::Op(id), op);
+        }
     }
 
     /// Sends a running operation to a peer in replication.
@@ -277,24 +308,25 @@ impl Engine {
         missing.into_iter().for_each(|id| self.send_op(peer, id));
     }
 
-    pub(super) fn store_done(&mut self, tag: u64, result: Result<Bytes, String>) {
+    pub(super) fn store_done(&mut self, tag: u64, result: Result<Bytes, Fault>) {
         let Some((what, since)) = self.store.remove(&tag) else { return };
         let data = match result {
             Ok(data) => data,
-            Err(reason) => {
-                if let Use::FrontRead(id) = what {
-                    self.out.push(Action::Reply { id, result: Err(()) });
-                }
+            Err(Fault::Full(reason)) if self.waits_for_space(&what, &reason) => return,
+            Err(Fault::Full(reason) | Fault::Failed(reason)) => {
+                // With all that the store was asked: a peer answers it, or nobody does.
+                self.store.insert(tag, (what, since));
                 self.fail_disk(reason);
                 return;
             }
         };
-        if self.disk == DiskState::Failed {
+        if !self.has_disk() {
             return;
         }
+        self.has_space(tag);
         match what {
             Use::Op(id) => self.op_done(id, data),
-            Use::FrontRead(id) => {
+            Use::FrontRead(id, _) => {
                 self.counters.reads += 1;
                 self.counters.read_bytes += data.len() as u64;
                 self.observe(since);
@@ -308,7 +340,7 @@ impl Engine {
         }
     }
 
-    fn op_done(&mut self, id: u64, data: Bytes) {
+    pub(super) fn op_done(&mut self, id: u64, data: Bytes) {
         let Some(op) = self.ops.get_mut(&id) else { return };
         op.local = true;
         let (origin, range) = (op.origin, op.range);
@@ -324,7 +356,8 @@ impl Engine {
             | Origin::Chunk(_)
             | Origin::Remote { .. }
             | Origin::Verify { .. }
-            | Origin::Ask { .. } => {}
+            | Origin::Ask { .. }
+            | Origin::Serve { .. } => {}
         }
         for granted in self.locks.release(id) {
             self.granted(granted);
@@ -346,6 +379,10 @@ impl Engine {
                 self.ops.remove(&id);
                 self.replica_answer(session, Message::Digests { id: ask, digests: data });
             }
+            Origin::Serve { session, id: ask } => {
+                self.ops.remove(&id);
+                self.replica_answer(session, Message::ReadReply { id: ask, data });
+            }
         }
     }
 
@@ -366,9 +403,10 @@ impl Engine {
 
     /// Every required member that counts is in `acked`, and every one counts.
     pub(super) fn all_required(&self, acked: u16) -> bool {
-        self.required.iter().all(|member| {
-            self.peer_index(&member.node).is_some_and(|peer| acked & 1 << peer != 0 && self.counts(peer))
-        })
+        self.may_do_without_disk()
+            && self.required.iter().all(|member| {
+                self.peer_index(&member.node).is_some_and(|peer| acked & 1 << peer != 0 && self.counts(peer))
+            })
     }
 
     fn check_op(&mut self, id: u64) {
@@ -397,7 +435,8 @@ impl Engine {
             | Origin::Resync { .. }
             | Origin::Mend { .. }
             | Origin::Verify { .. }
-            | Origin::Ask { .. } => {}
+            | Origin::Ask { .. }
+            | Origin::Serve { .. } => {}
         }
     }
 
@@ -410,6 +449,7 @@ impl Engine {
             && self.deposed.is_none()
             && !self.stopping
             && self.disk != DiskState::Failed
+            && self.may_do_without_disk()
     }
 
     /// Answers a request now, or when serve-until allows it.
@@ -433,6 +473,9 @@ impl Engine {
         for (id, _) in std::mem::take(&mut self.held) {
             self.out.push(Action::Reply { id, result: Err(()) });
         }
+        for (_, read) in std::mem::take(&mut self.far) {
+            self.out.push(Action::Reply { id: read.front, result: Err(()) });
+        }
         self.chunked.clear();
         let mine: Vec<(u64, u64)> = self
             .ops
@@ -443,7 +486,8 @@ impl Engine {
                 | Origin::Resync { .. }
                 | Origin::Mend { .. }
                 | Origin::Verify { .. }
-                | Origin::Ask { .. } => None,
+                | Origin::Ask { .. }
+                | Origin::Serve { .. } => None,
             })
             .collect();
         // Youngest first: nothing that waits for an older one gets to run in between.
@@ -460,7 +504,7 @@ impl Engine {
         let reads: Vec<u64> = self
             .store
             .values()
-            .filter_map(|(what, _)| if let Use::FrontRead(id) = what { Some(*id) } else { None })
+            .filter_map(|(what, _)| if let Use::FrontRead(id, _) = what { Some(*id) } else { None })
             .collect();
         for id in reads.into_iter().chain(self.unanswered_flushes()) {
             self.out.push(Action::Reply { id, result: Err(()) });
@@ -472,8 +516,9 @@ impl Engine {
     /// Takes an operation out: at once if it has not started, else when the store is done with it.
     pub(super) fn drop_op(&mut self, id: u64) {
         self.heating.remove(&id);
+        let waits_for_space = self.forget_full(id);
         let Some(op) = self.ops.get(&id) else { return };
-        if !op.started || op.local {
+        if !op.started || op.local || waits_for_space {
             self.ops.remove(&id);
             for granted in self.locks.release(id) {
                 self.granted(granted);
@@ -485,7 +530,7 @@ impl Engine {
     }
 
     /// The application's request that arrived at `at` is done: what resync and verify go by.
-    fn observe(&mut self, at: Instant) {
+    pub(super) fn observe(&mut self, at: Instant) {
         let background = self.is_verifying() || self.peers.iter().any(|p| p.resync.is_some());
         self.pace.observe(self.now.since(at), background);
     }

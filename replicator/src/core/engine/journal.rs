@@ -84,7 +84,7 @@ impl Engine {
         if self.running.is_some() {
             return;
         }
-        let Some(mut next) = self.transactions.pop_front() else { return };
+        let Some(mut next) = self.transactions.pop_front().filter(|_| self.has_disk()) else { return };
         let mut writes = std::mem::take(&mut next.raw);
         if next.pages {
             for peer in &mut self.peers {
@@ -107,12 +107,14 @@ impl Engine {
         }
         let tag = self.next_id();
         self.out.push(Action::Meta { tag, writes });
-        self.running = Some((tag, next));
+        self.running = Some((tag, next, self.now));
     }
 
     pub(super) fn meta_done(&mut self, tag: u64, result: Result<(), String>) {
-        let Some((_, transaction)) = self.running.take_if(|(running, _)| *running == tag) else { return };
+        let Some((_, transaction, _)) = self.running.take_if(|(running, ..)| *running == tag) else { return };
         if let Err(reason) = result {
+            // If it is gone on without a disk, what follows a transaction follows all the same.
+            self.transactions.push_front(transaction);
             self.fail_disk(format!("metadata: {reason}"));
             return;
         }
@@ -122,7 +124,12 @@ impl Engine {
         if transaction.log {
             self.log.written();
         }
-        for after in transaction.after {
+        self.is_durable(transaction.after);
+    }
+
+    /// What follows a transaction.
+    pub(super) fn is_durable(&mut self, after: Vec<After>) {
+        for after in after {
             match after {
                 After::Attached => self.attached(),
                 After::Heat => self.heated(),
@@ -182,7 +189,7 @@ impl Engine {
     }
 
     fn begin_clean(&mut self) {
-        if self.log.is_empty() || self.transition.is_some() {
+        if self.log.is_empty() || self.transition.is_some() || !self.has_disk() {
             return;
         }
         let pressed = self.clean_wanted || self.log.len() > actlog::HIGH_WATER;

@@ -33,7 +33,7 @@ impl Engine {
         for peer in 0..self.peers.len() {
             let p = &self.peers[peer];
             let at_odds = p.link == Link::StandAlone && self.now.since(p.since) < ASK_AGAIN;
-            self.dial(peer, leads && !at_odds && self.disk != DiskState::Failed);
+            self.dial(peer, leads && !at_odds && (self.has_disk() || self.may_come_back(peer)));
         }
     }
 
@@ -56,7 +56,8 @@ impl Engine {
             return; // It says Hello, or it is of no use and will time out.
         }
         let unborn = self.superblock.generation == Generation(0);
-        if self.deposed.is_some() || self.stopping || unborn || self.disk == DiskState::Failed {
+        let diskless = !self.has_disk() && !self.may_come_back(peer);
+        if self.deposed.is_some() || self.stopping || unborn || diskless {
             self.close(session, "this replica cannot serve (yet)");
             return;
         }
@@ -104,7 +105,8 @@ impl Engine {
 
     /// This node and the required ones.
     pub(super) fn member_names(&self) -> Vec<NodeName> {
-        std::iter::once(self.node.clone()).chain(self.required.iter().map(|m| m.node.clone())).collect()
+        let me = Some(self.node.clone()).filter(|_| self.has_disk());
+        me.into_iter().chain(self.required.iter().map(|m| m.node.clone())).collect()
     }
 
     pub(super) fn set_link(&mut self, peer: usize, link: Link, reason: Option<String>) {
@@ -167,7 +169,9 @@ impl Engine {
                 if runs.iter().any(|run| run.end > size || !run.start.is_multiple_of(BLOCK_BYTES)) {
                     return false;
                 }
-                runs.into_iter().for_each(|run| self.peers[peer].bitmap.mark(run));
+                // Without a disk nothing can be copied, and who comes back lacks nothing but what is sent again.
+                let marks = runs.into_iter().filter(|_| self.has_disk()).collect::<Vec<_>>();
+                marks.into_iter().for_each(|run| self.peers[peer].bitmap.mark(run));
             }
             Message::DirtyEnd if link == Link::Reading => self.dirty_end(peer, session),
             Message::Ready if link == Link::Deciding => self.peer_ready(peer, session),
@@ -184,6 +188,9 @@ impl Engine {
             Message::WantDurable if self.peers[peer].in_replication() => self.want_durable(),
             Message::Digests { id, digests } if link == Link::Connected => {
                 return self.digest_there(peer, id, digests);
+            }
+            Message::ReadReply { id, data } if link == Link::Connected => {
+                return self.far_data(peer, id, data);
             }
             _ => return false,
         }
@@ -254,7 +261,15 @@ impl Engine {
         p.boot = Some(greeting.boot);
         p.theirs = greeting.identity;
         p.disk = if p.theirs.inconsistent { DiskState::Inconsistent } else { DiskState::Consistent };
-        match decide(&p.ours, &p.theirs) {
+        let verdict = decide(&p.ours, &p.theirs);
+        if !self.has_disk()
+            && (verdict != Verdict::Bitmap || !self.is_member(peer) || !self.may_come_back(peer))
+        {
+            self.turn_away(peer);
+            return true;
+        }
+        let p = &mut self.peers[peer];
+        match verdict {
             Verdict::Refuse(refusal) => self.stand_alone(peer, refusal),
             Verdict::Bitmap | Verdict::Full => {
                 p.at_odds = None;

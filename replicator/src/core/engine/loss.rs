@@ -110,6 +110,7 @@ impl Engine {
         p.adopted = Generation(0);
         p.disk = DiskState::DUnknown;
         let session = p.session.take();
+        self.ask_elsewhere(peer);
         self.set_link(peer, link, Some(reason.to_owned()));
         if let Some(session) = session
             && self.sessions.remove(&session).is_some()
@@ -137,7 +138,7 @@ impl Engine {
             };
             if late(p.last_heard, timeout) {
                 self.lose_peer(peer, Link::TimedOut, &format!("nothing heard for {timeout:?}"));
-            } else if p.oldest().is_some_and(|at| late(at, timeout)) {
+            } else if p.oldest().into_iter().chain(self.oldest_far_read(peer)).any(|at| late(at, timeout)) {
                 self.lose_peer(
                     peer,
                     Link::TimedOut,

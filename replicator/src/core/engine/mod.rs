@@ -6,6 +6,7 @@
 //! * `journal`: metadata transactions in order, the activity log's cleaning;
 //! * `io`: requests, local and replicated, their order and their acknowledgement;
 //! * `flush`: flushes and what is durable where;
+//! * `diskless`: a primary whose disk failed goes on through its peers; `full`: a backing store without space;
 //! * `peer`: a peer as the primary sees it; `link`: the primary's part of a session;
 //! * `replica`: the secondary's part;
 //! * `resync`: copying dirty blocks; `verify`: comparing replicas; `mend`: copying what differed; `pace`: how fast;
@@ -25,8 +26,10 @@
 //! If the process dies, the activity log and the bitmaps on disk cover everything that may differ.
 
 mod attach;
+mod diskless;
 pub mod event;
 mod flush;
+mod full;
 mod generation;
 mod io;
 mod journal;
@@ -44,14 +47,15 @@ mod status;
 mod verify;
 
 pub use attach::{AttachError, LOG_IDLE, Setup, VERIFY_CHUNK};
-pub use event::{Action, Event, FrontOp, SessionId, StoreOp, Token};
+pub use event::{Action, Event, Fault, FrontOp, SessionId, StoreOp, Token};
 
-use crate::api::{Counters, VolumeConfig};
+use crate::api::{Counters, Membership, VolumeConfig};
 use crate::core::frame::{Frame, Message};
 use crate::core::meta::{ActivityLog, Superblock};
 use crate::core::range::{Locks, Range};
 use crate::types::{BootId, DiskState, Epoch, Generation, Instant, Member, NodeName, Role};
 use bytes::Bytes;
+use diskless::FarRead;
 use flush::Flush;
 use generation::GenerationChange;
 use io::{Op, Use};
@@ -65,8 +69,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use verify::Verify;
 
-/// A store command that takes longer has failed: longer than any disk's own retries.
-const DISK_TIMEOUT: Duration = Duration::from_secs(30);
+/// No shorter disk_timeout counts: a flush of a busy hard disk takes as long.
+const LEAST_DISK_TIMEOUT_MS: u64 = 1000;
 /// Alarms kept for status.
 const ALARMS: usize = 16;
 
@@ -87,7 +91,7 @@ pub struct Engine {
     superblock_sequence: u64,
     log: ActivityLog,
     transactions: VecDeque<Transaction>,
-    running: Option<(u64, Transaction)>,
+    running: Option<(u64, Transaction, Instant)>,
     heating: BTreeSet<u64>,
     clean: Option<Clean>,
     clean_wanted: bool,
@@ -97,6 +101,16 @@ pub struct Engine {
 
     role: Role,
     disk: DiskState,
+    /// Why the disk is gone, or that it is full.
+    disk_reason: Option<String>,
+    /// Where the agent says that this primary stands towards the in-sync set.
+    membership: Membership,
+    /// Operations whose local part is over because there is no disk any more.
+    bypassed: BTreeSet<u64>,
+    /// Reads that a peer answers, by the number of the question.
+    far: BTreeMap<u64, FarRead>,
+    /// Operations that wait for space, and when they were tried last.
+    full: BTreeMap<u64, Instant>,
     transition: Option<Transition>,
     generation: Option<GenerationChange>,
     waiting_tokens: Vec<Token>,
@@ -149,15 +163,20 @@ impl Engine {
                 &event,
                 Event::Frame {
                     frame: Frame {
-                        message: Message::Write { .. } | Message::Ack(_) | Message::Digests { .. },
+                        message: Message::Write { .. }
+                            | Message::Ack(_)
+                            | Message::Digests { .. }
+                            | Message::Read { .. }
+                            | Message::ReadReply { .. },
                         ..
                     },
                     ..
                 }
             );
+        let health = (self.disk, self.full.is_empty());
         self.dispatch(event);
         self.pump();
-        if !data_path {
+        if !data_path || health != (self.disk, self.full.is_empty()) {
             self.note_changes();
         }
         std::mem::take(&mut self.out)
@@ -188,20 +207,34 @@ impl Engine {
 
     /// Whatever can go on, goes on. Level-triggered: it looks at what is, not at what just happened.
     fn pump(&mut self) {
-        self.pump_role();
-        self.pump_replica();
-        self.pump_generation();
-        self.pump_settle();
-        self.pump_resync();
-        self.pump_verify();
-        self.pump_clean();
+        loop {
+            self.pump_role();
+            self.pump_replica();
+            self.pump_generation();
+            self.pump_settle();
+            self.pump_resync();
+            self.pump_verify();
+            self.pump_clean();
+            self.pump_far_reads();
+            // Without a disk nothing is waited for: what would follow an event follows at once.
+            if !self.pump_detached() {
+                break;
+            }
+        }
         self.pump_transactions();
     }
 
     fn tick(&mut self) {
-        if self.store.values().any(|(_, since)| self.now.since(*since) > DISK_TIMEOUT) {
-            self.fail_disk(format!("a store command has taken longer than {DISK_TIMEOUT:?}"));
+        let limit = Duration::from_millis(self.config.disk_timeout_ms.max(LEAST_DISK_TIMEOUT_MS));
+        let now = self.now;
+        let late = |since: Instant| now.since(since) > limit;
+        if self.store.values().any(|(_, since)| late(*since)) {
+            self.fail_disk(format!("a store command has taken longer than {limit:?}"));
         }
+        if self.running.as_ref().is_some_and(|(.., since)| late(*since)) {
+            self.fail_disk(format!("a write of the metadata has taken longer than {limit:?}"));
+        }
+        self.tick_full();
         self.tick_links();
         self.tick_replica();
         self.tick_verify();
@@ -242,13 +275,32 @@ impl Engine {
         self.required.iter().any(|m| m.node == self.peers[peer].node)
     }
 
-    /// The local store or metadata cannot be used any more: nothing is acknowledged from here on, in any role.
+    /// The local store and metadata can be used.
+    fn has_disk(&self) -> bool {
+        match self.disk {
+            DiskState::Failed | DiskState::Diskless => false,
+            DiskState::Attaching
+            | DiskState::Inconsistent
+            | DiskState::Outdated
+            | DiskState::Consistent
+            | DiskState::UpToDate
+            | DiskState::DUnknown => true,
+        }
+    }
+
+    /// The local store or metadata cannot be used any more. A primary goes on through a peer if there is one that can;
+    /// otherwise nothing is acknowledged from here on, in any role.
     fn fail_disk(&mut self, reason: String) {
-        if self.disk == DiskState::Failed {
+        if !self.has_disk() {
             return;
         }
+        if self.may_detach() {
+            return self.detach(reason);
+        }
         self.disk = DiskState::Failed;
+        self.full.clear();
         self.alarm(format!("the disk failed: {reason}"));
+        self.disk_reason = Some(format!("the disk failed: {reason}"));
         self.transactions.clear();
         self.fail_front();
         if self.device_left {

@@ -87,8 +87,10 @@ impl Engine {
             Some(Refused::Other("it is primary itself and must be demoted first".into()))
         } else if self.disk == DiskState::Attaching || self.transition.is_some() || self.stopping {
             Some(Refused::Other("it is starting, stopping or changing its role".into()))
-        } else if self.disk == DiskState::Failed {
+        } else if !self.has_disk() {
             Some(Refused::Other("its disk failed".into()))
+        } else if !self.full.is_empty() {
+            Some(Refused::Other("its backing store is full".into()))
         } else {
             None
         };
@@ -195,6 +197,9 @@ impl Engine {
             Message::Digest { id, range, by_block } if upstream.stage == Stage::InSync => {
                 let origin = Origin::Ask { session, id };
                 return self.replicate(Some(range), Work::Digest { by_block }, origin);
+            }
+            Message::Read { id, range } if upstream.stage == Stage::InSync => {
+                return self.replicate(Some(range), Work::Read, Origin::Serve { session, id });
             }
             Message::Durable(seq) => self.durable_seq = self.durable_seq.max(seq),
             Message::SyncDone { generation, history, members } => {
@@ -362,7 +367,11 @@ impl Engine {
         let unstarted: Vec<u64> = self
             .ops
             .iter()
-            .filter(|(_, op)| matches!(op.origin, Origin::Remote { .. } | Origin::Ask { .. }) && !op.started)
+            .filter(|(_, op)| {
+                let remote =
+                    matches!(op.origin, Origin::Remote { .. } | Origin::Ask { .. } | Origin::Serve { .. });
+                remote && !op.started
+            })
             .map(|(id, _)| *id)
             .collect();
         unstarted.into_iter().rev().for_each(|id| self.drop_op(id));

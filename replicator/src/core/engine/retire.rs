@@ -8,6 +8,7 @@ use super::io::{Origin, Use};
 use super::journal::{After, Transaction};
 use super::role::{Goal, Step, Transition, problem};
 use super::{Action, Engine, StoreOp, Token};
+use crate::api::Membership;
 use crate::types::{DiskState, Role};
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ impl Engine {
             let detail = "it is primary; demote it first".into();
             return self.refuse(token, "primary", "Volume is primary", detail);
         }
-        if self.stopping || self.disk == DiskState::Failed {
+        if self.stopping || !self.has_disk() {
             return self.done(token, Ok(()));
         }
         self.stopping = true;
@@ -84,6 +85,7 @@ impl Engine {
         match (goal, step) {
             (Goal::Promote(desired), Step::Draining) => {
                 self.drop_unstarted_remote();
+                self.drop_full();
                 if self.local_work_done() {
                     self.save_promotion(&desired);
                 }
@@ -120,6 +122,7 @@ impl Engine {
             }
             (Goal::Stop, Step::Draining) => {
                 self.drop_unstarted_remote();
+                self.drop_full();
                 if self.local_work_done() {
                     self.step(Step::Flushing);
                     let tag = self.next_id();
@@ -217,7 +220,8 @@ impl Engine {
         self.generation = None;
         self.deposed = None;
         self.until = None;
-        if self.disk != DiskState::Failed {
+        self.membership = Membership::Untold;
+        if self.has_disk() {
             self.disk = DiskState::Consistent;
         }
     }

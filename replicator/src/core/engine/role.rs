@@ -13,7 +13,7 @@ use super::io::Use;
 use super::journal::After;
 use super::peer::Link;
 use super::{Action, Engine, StoreOp, Token};
-use crate::api::{Desired, Problem};
+use crate::api::{Desired, Membership, Problem};
 use crate::core::frame::{Message, Refused};
 use crate::core::range::Range;
 use crate::types::{DiskState, Epoch, EpochRelation, Generation, Instant, Role};
@@ -109,6 +109,9 @@ impl Engine {
 
     fn begin(&mut self, token: Token, desired: Desired) {
         let newer = self.superblock.epoch.relation(desired.epoch) == EpochRelation::Newer;
+        if desired.role == Role::Primary {
+            self.stands(desired.membership);
+        }
         match (self.role, desired.role) {
             (Role::Secondary, Role::Secondary) if self.device_left => self.discard_device(token, desired),
             (Role::Secondary, Role::Secondary) if newer => {
@@ -127,7 +130,7 @@ impl Engine {
             (Role::Primary, Role::Primary) if newer => self.renew(token, desired),
             (Role::Primary, Role::Primary) => {
                 self.set_required(desired.clone());
-                if !self.front_end && self.disk != DiskState::Failed {
+                if !self.front_end && self.has_disk() {
                     // The kernel closed the device: make it again.
                     self.set_transition(Goal::Promote(desired), Step::Device, token);
                     self.front_end = true;
@@ -147,7 +150,7 @@ impl Engine {
                 }
                 let orderly = !newer && self.deposed.is_none();
                 let epoch = desired.epoch;
-                if newer && self.disk != DiskState::Failed {
+                if newer && self.has_disk() {
                     self.superblock.epoch = epoch;
                     self.close_all_sessions("deposed");
                     self.set_transition(Goal::Demote(desired, false), Step::Recording, token);
@@ -179,8 +182,12 @@ impl Engine {
         if desired.epoch == Epoch::ZERO {
             return self.refuse(token, "epoch-too-old", "Epoch too old", "epoch 0 leads nothing".into());
         }
-        if self.disk == DiskState::Failed {
+        if !self.has_disk() {
             return self.refuse(token, "disk-failed", "Disk failed", "this replica cannot serve".into());
+        }
+        if desired.membership == Membership::Left {
+            let detail = "this node is not in the in-sync set: others have writes that it lacks".into();
+            return self.refuse(token, "not-in-sync", "Not promotable", detail);
         }
         if sb.inconsistent && !empty && !desired.accept_data_loss {
             let detail = "the data is a mixture of old and new blocks: an unfinished resync".into();
@@ -316,6 +323,9 @@ impl Engine {
     }
 
     pub(super) fn probe(&mut self) {
+        if !self.has_disk() {
+            return; // What was found when there was one stands.
+        }
         let tag = self.next_id();
         let range = Range { start: 0, end: PROBE_BYTES.min(self.superblock.size) };
         self.submit(tag, Use::Probe, StoreOp::Read(range));

@@ -14,6 +14,9 @@ impl Engine {
         if self.disk == DiskState::Failed {
             return Some("the local disk failed".into());
         }
+        if let Some(reason) = self.why_frozen_detached() {
+            return Some(reason);
+        }
         if let Some(reason) = &self.deposed {
             return Some(format!("deposed: {reason}"));
         }
@@ -45,7 +48,10 @@ impl Engine {
                 return Some(format!("waiting for {}: {why}", member.node));
             }
         }
-        self.generation.map(|_| "a new generation is being recorded".into())
+        if self.generation.is_some() {
+            return Some("a new generation is being recorded".into());
+        }
+        self.disk_reason.clone().filter(|_| !self.full.is_empty())
     }
 
     fn peer_status(&self, index: usize) -> PeerStatus {
@@ -89,6 +95,9 @@ impl Engine {
             role: self.role,
             epoch: sb.epoch,
             disk: self.disk,
+            disk_reason: self.disk_reason.clone(),
+            full: !self.full.is_empty(),
+            membership: Some(self.membership),
             generation: sb.generation,
             boot: sb.boot,
             device: self.usable_device(),
@@ -132,6 +141,7 @@ impl Engine {
         )
             .hash(&mut h);
         (self.role == Role::Primary, self.disk as u8, &self.alarms).hash(&mut h);
+        (&self.disk_reason, self.full.is_empty(), self.membership).hash(&mut h);
         for (index, p) in self.peers.iter().enumerate() {
             let connection =
                 if self.role == Role::Primary { Some(p.connection()) } else { self.upstream_state(index) };

@@ -124,6 +124,10 @@ impl Engine {
                 return self.refuse(token, "verify-running", "Verify is running", detail);
             }
         }
+        if !self.has_disk() {
+            let detail = "its disk failed: there is nothing to compare with".into();
+            return self.refuse(token, "disk-failed", "Disk failed", detail);
+        }
         if self.role != Role::Primary || self.transition.is_some() || self.stopping {
             let detail = "only the primary verifies, and not while it changes its role".into();
             return self.refuse(token, "not-primary", "Not primary", detail);
@@ -230,6 +234,9 @@ impl Engine {
         if self.role != Role::Primary || self.deposed.is_some() || self.stopping {
             return self
                 .end_verify(VerifyState::Aborted, Some("this node is not the primary any more".into()));
+        }
+        if !self.has_disk() {
+            return self.end_verify(VerifyState::Aborted, Some("the disk failed".into()));
         }
         let Some(mut v) = self.verify.take() else { return };
         for (peer, c) in &mut v.peers {
