@@ -34,6 +34,9 @@ pub enum Rule {
     RecreateEpoch,
     /// A slow winner's in-sync set is itself alone (`slow-winner-keeps-loser`).
     WinnerAlone,
+    /// A leader without a disk leaves the in-sync set before it goes on, and never removes the last member that has one
+    /// (`diskless-member`).
+    LeaveDiskless,
     /// After a gap of the clock a standby counts silence afresh (`clock-gap-standby`).
     Gap,
 }

@@ -18,7 +18,7 @@ use crate::core::group::{Event, Retire, Severity};
 use crate::core::runtime::RunEvent;
 use crate::heartbeat::{HeartbeatConfig, clock};
 use crate::spec::{Facts, Spec, diff};
-use baton_replicator::api::{Desired, VolumeStatus};
+use baton_replicator::api::{Desired, Membership, VolumeStatus};
 use baton_replicator::types::{GroupName, Instant, NodeName, Role, VolumeName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -341,6 +341,7 @@ impl Owner {
                             accept_data_loss: false,
                             force: true,
                             order: clock::now().0,
+                            membership: Membership::Untold,
                         };
                         replica.desired(name, &desired, LET_GO_LIMIT).await.map(drop)
                     }

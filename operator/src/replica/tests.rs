@@ -26,6 +26,9 @@ fn volume(epoch: u64) -> VolumeStatus {
         role: Role::Primary,
         epoch: Epoch { number: epoch, term: TermId(7) },
         disk: DiskState::UpToDate,
+        disk_reason: None,
+        full: false,
+        membership: None,
         generation: Generation(1),
         boot: BootId(9),
         device: None,
@@ -92,6 +95,7 @@ fn wish(number: u64) -> Desired {
         accept_data_loss: false,
         order: 0,
         force: false,
+        membership: Default::default(),
     }
 }
 
@@ -113,6 +117,7 @@ async fn commands_reach_the_replicator_and_its_refusals_come_back_in_its_words()
         resync_rate: 0,
         resync_min_rate: 4 << 20,
         target_latency_us: 0,
+        disk_timeout_ms: 30_000,
     };
     client.configure(&config).await.unwrap();
     client.detach(&name).await.unwrap();

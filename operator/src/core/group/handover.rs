@@ -4,7 +4,7 @@ use super::{GroupCore, Handover, State};
 use crate::core::record::{LeaderKey, LeaderWrite, LeaseRef, TxnKind};
 use crate::core::rules::Rule;
 use crate::status::NodeMode;
-use baton_replicator::types::{Epoch, Instant, Member, NodeName, TermId};
+use baton_replicator::types::{DiskState, Epoch, Instant, Member, NodeName, TermId};
 use std::time::Duration;
 
 /// A group stopped for a handover that cannot be sent is resumed after this.
@@ -200,7 +200,9 @@ impl GroupCore {
         if !self.promisers().iter().any(could) {
             return None;
         }
-        let disk = self.disk_gone().map(|v| format!("the disk of volume {} is gone", v.volume));
+        // One that is served through a peer is unusable only when it is frozen.
+        let gone = self.disk_gone().filter(|v| v.disk != DiskState::Diskless);
+        let disk = gone.map(|v| format!("the disk of volume {} is gone", v.volume));
         disk.or_else(|| self.frozen()).or_else(|| self.run.unusable.clone())
     }
 

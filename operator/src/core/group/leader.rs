@@ -4,7 +4,8 @@ use super::{Action, Admission, GroupCore, Severity, State};
 use crate::core::record::{InSync, LeaderKey, LeaderWrite, LeaseRef, Outcome, Txn, TxnKind};
 use crate::core::rules::Rule;
 use crate::core::runtime::Phase;
-use baton_replicator::types::{Epoch, Member, NodeName};
+use baton_replicator::api::VolumeStatus;
+use baton_replicator::types::{Epoch, Member, NodeName, Role};
 
 impl GroupCore {
     /// Becomes the leader of `epoch`, which etcd's record confirms.
@@ -161,7 +162,7 @@ impl GroupCore {
         wanted.sort();
         let mut listed = view.candidates().to_vec();
         listed.sort();
-        if self.remove_lost() || self.step_admission() {
+        if self.give_up() || self.remove_lost() || self.leave_set() || self.step_admission() {
             return;
         }
         if wanted != listed && self.foreign.is_none() {
@@ -188,7 +189,8 @@ impl GroupCore {
         let lost: Vec<(Member, String)> =
             self.members().into_iter().filter_map(|m| self.lost(&m).map(|why| (m, why))).collect();
         // The last member with a disk is never removed.
-        if lost.is_empty() || self.disk_gone().is_some() {
+        let last = self.disk_gone().is_some() && lost.len() == self.members().len();
+        if lost.is_empty() || (last && self.rules.on(Rule::LeaveDiskless)) {
             return false;
         }
         let gone: Vec<NodeName> = lost.iter().map(|l| l.0.node.clone()).collect();
@@ -199,6 +201,40 @@ impl GroupCore {
         ));
         let insync = self.insync(|i| i.members.retain(|m| !gone.contains(&m.node)));
         self.send(TxnKind::Remove(gone), LeaderWrite::Keep, insync, false);
+        true
+    }
+
+    /// A leader without a disk leaves the in-sync set, and is served by those who are in it. Nothing is acknowledged
+    /// before that is confirmed.
+    fn leave_set(&mut self) -> bool {
+        if !self.rules.on(Rule::LeaveDiskless) || !self.in_set() || !self.has_well_member() {
+            return false;
+        }
+        let Some(v) = self.diskless() else { return false };
+        let why = v.disk_reason.clone().unwrap_or_else(|| "its disk is gone".into());
+        let text =
+            format!("leaves the in-sync set and goes on through its peers: volume {}: {why}", v.volume);
+        self.out.push(Action::Event(Severity::Critical, text));
+        let me = self.cfg.me.clone();
+        let insync = self.insync(|i| i.members.retain(|m| m.node != me));
+        self.send(TxnKind::Remove(vec![me]), LeaderWrite::Keep, insync, false);
+        true
+    }
+
+    /// A leader that can serve only through others, and cannot even do that, makes room for them: after `peer_timeout`
+    /// without a well member, or when its replicator has forgotten what it led.
+    fn give_up(&mut self) -> bool {
+        let alone = self.diskless().is_some() && self.frozen().is_some() && !self.has_well_member();
+        let secondary = |v: &&VolumeStatus| v.role == Role::Secondary;
+        let forgotten = !self.cfg.volumes.is_empty()
+            && !self.in_set()
+            && self.volumes().is_some_and(|all| all.iter().any(secondary));
+        if !(alone || forgotten) || !self.rules.on(Rule::LeaveDiskless) {
+            return false;
+        }
+        let text = "gives the leadership up: it has no disk, and nobody to go on through";
+        self.out.push(Action::Event(Severity::Critical, text.into()));
+        self.send(TxnKind::Resign, LeaderWrite::Delete, None, false);
         true
     }
 

@@ -8,7 +8,7 @@ use super::{Action, GroupCore, State};
 use crate::core::record::{LeaderKey, Versioned};
 use crate::core::rules::Rule;
 use crate::core::runtime::Phase;
-use baton_replicator::api::{Desired, PeerStatus, VolumeStatus};
+use baton_replicator::api::{Desired, Membership, PeerStatus, VolumeStatus};
 use baton_replicator::types::{
     BootId, ConnectionState, DiskState, Epoch, Instant, Member, NodeName, Role, VolumeName,
 };
@@ -107,6 +107,34 @@ impl GroupCore {
     /// The disk of one of this leader's volumes is gone.
     pub(super) fn disk_gone(&self) -> Option<&VolumeStatus> {
         self.volumes()?.into_iter().find(|v| matches!(v.disk, DiskState::Diskless | DiskState::Failed))
+    }
+
+    /// A volume of this leader that is served through its peers because its disk is gone.
+    pub(super) fn diskless(&self) -> Option<&VolumeStatus> {
+        // One that has been stopped in order says Diskless too, and gives no reason.
+        let served = |v: &&VolumeStatus| {
+            v.disk == DiskState::Diskless
+                && v.role == Role::Primary
+                && v.disk_reason.is_some()
+                && v.membership.is_some()
+        };
+        self.volumes()?.into_iter().find(served)
+    }
+
+    /// This node may be in etcd's in-sync set.
+    pub(super) fn in_set(&self) -> bool {
+        self.set.iter().any(|m| m.node == self.cfg.me)
+    }
+
+    /// What the replicas are told of that.
+    fn membership(&self) -> Membership {
+        let left = !self.in_set() || !self.rules.on(Rule::LeaveDiskless);
+        if left { Membership::Left } else { Membership::Member }
+    }
+
+    /// A member of E that nothing speaks against.
+    pub(super) fn has_well_member(&self) -> bool {
+        self.members().iter().any(|m| self.lost(m).is_none())
     }
 
     pub(super) fn on_replicas(&mut self, replicas: Option<Vec<VolumeStatus>>) {
@@ -226,13 +254,19 @@ impl GroupCore {
                 accept_data_loss: false,
                 force,
                 order: 0, // The driver's: it knows the time of sending.
+                membership: Membership::Untold,
             })
         };
         let primary = || {
             let required = self.required();
             let epoch = self.epoch;
             let (accept_data_loss, force, order) = (false, false, 0);
-            Some(Desired { epoch, role: Role::Primary, required, accept_data_loss, force, order })
+            let membership = self.membership();
+            // Others have writes that this replica lacks: it goes on being primary, and does not become it.
+            let may = volume.role == Role::Primary || membership != Membership::Left;
+            let role = Role::Primary;
+            let desired = Desired { epoch, role, required, accept_data_loss, force, order, membership };
+            may.then_some(desired)
         };
         // A replicator that died as primary is primary again, or lets the device go, as if it had not died.
         let is_primary = volume.role == Role::Primary || volume.held;
@@ -316,6 +350,10 @@ fn fulfilled(v: &VolumeStatus, d: &Desired) -> bool {
     required.sort();
     match d.role {
         Role::Secondary => v.role == Role::Secondary && !v.held,
-        Role::Primary => v.role == Role::Primary && v.epoch == d.epoch && required == d.required,
+        Role::Primary => {
+            // A replicator of the release before does not say.
+            let told = v.membership.is_none_or(|m| m == d.membership);
+            v.role == Role::Primary && v.epoch == d.epoch && required == d.required && told
+        }
     }
 }

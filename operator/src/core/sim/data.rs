@@ -2,7 +2,8 @@
 
 use super::world::World;
 use crate::core::runtime::ContainerState;
-use baton_replicator::types::Role;
+use baton_replicator::api::Membership;
+use baton_replicator::types::{DiskState, Role};
 
 impl World {
     /// One host's replica: writes, acknowledgements, flushes, resyncs.
@@ -18,17 +19,26 @@ impl World {
             let w = self.next_write;
             self.next_write += 1;
             let r = &mut self.hosts[i].replica;
-            r.have.insert(w);
+            if !r.is_gone() {
+                r.have.insert(w);
+            }
             r.pending = Some(w);
         }
         let epoch = self.hosts[i].replica.epoch;
         let required = self.hosts[i].replica.required.clone();
         let takes = |w: &Self, j: usize| {
             let r = &w.hosts[j].replica;
-            w.linked(i, j) && r.role == Role::Secondary && r.epoch.number <= epoch.number
+            w.linked(i, j) && r.role == Role::Secondary && r.epoch.number <= epoch.number && !r.is_gone()
         };
         let member = |w: &Self, j: usize| required.iter().find(|m| m.node == w.hosts[j].name).map(|m| m.boot);
-        let mut all = true;
+        let (disk, told) = (self.hosts[i].replica.disk, self.hosts[i].replica.membership);
+        // Without a disk: only through others, and only when the set is theirs.
+        let mut all = match disk {
+            DiskState::Diskless => told == Membership::Left && !required.is_empty(),
+            DiskState::Failed => false,
+            _ => true,
+        };
+        let gone = self.hosts[i].replica.is_gone();
         let pending = self.hosts[i].replica.pending;
         for j in (0..self.hosts.len()).filter(|j| *j != i) {
             let name = self.hosts[j].name.clone();
@@ -43,7 +53,7 @@ impl World {
                 peer.have.extend(have);
             } else if synced && pending.is_some() {
                 self.hosts[i].replica.synced.remove(&name);
-            } else if takes(self, j) && valid && needed.is_none() && self.dice.chance(4) {
+            } else if takes(self, j) && valid && needed.is_none() && !gone && self.dice.chance(4) {
                 let (have, boot, fs) = (
                     self.hosts[i].replica.have.clone(),
                     self.hosts[j].replica.boot,
@@ -67,11 +77,13 @@ impl World {
                 for j in 0..self.hosts.len() {
                     if j == i || member(self, j).is_some() {
                         let r = &mut self.hosts[j].replica;
-                        r.durable = r.have.clone();
+                        if !r.is_gone() {
+                            r.durable = r.have.clone();
+                        }
                     }
                 }
             }
-        } else if pending.is_some() || !valid {
+        } else if pending.is_some() || !valid || gone {
             let since = self.hosts[i].replica.frozen_since.unwrap_or(local);
             self.hosts[i].replica.frozen_since = Some(since);
         }

@@ -32,6 +32,16 @@ impl World {
         h.offset = 0u64.wrapping_sub(now / STEP * h.rate).wrapping_add(5_000_000_000);
     }
 
+    /// I/O errors. A replica that answers again after a power cut is as it was at that moment.
+    pub(super) fn fail_disk(&mut self, i: usize) {
+        self.note(i, "DISK FAILS");
+        let member = |h: &super::world::Host| self.hosts[i].replica.required.iter().any(|m| m.node == h.name);
+        let reads = (0..self.hosts.len()).any(|j| {
+            j != i && self.linked(i, j) && member(&self.hosts[j]) && !self.hosts[j].replica.is_gone()
+        });
+        self.hosts[i].replica.fail_disk(reads);
+    }
+
     pub(super) fn power_on(&mut self, i: usize) {
         if !self.hosts[i].power {
             let rate = self.hosts[i].rate;
@@ -72,6 +82,9 @@ impl World {
         self.etcd_faults = 0;
         for i in 0..self.hosts.len() {
             self.hosts[i].paused = false;
+            if self.hosts[i].replica.is_gone() {
+                self.power_cut(i);
+            }
             if self.hosts[i].hung {
                 self.crash_agent(i);
             }

@@ -1,7 +1,7 @@
 //! A replica of the one volume of a simulated host: which writes it holds, which of them would survive a
 //! power cut, and the sessions that a primary has with its peers.
 
-use baton_replicator::api::{Desired, PeerStatus, VolumeStatus};
+use baton_replicator::api::{Desired, Membership, PeerStatus, VolumeStatus};
 use baton_replicator::types::{
     BootId, ConnectionState, DiskState, Epoch, Generation, GroupName, Instant, Member, NodeName, Role,
     VolumeName,
@@ -18,6 +18,7 @@ pub(super) struct Replica {
     pub durable: BTreeSet<u64>,
     pub filesystem: bool,
     pub disk: DiskState,
+    pub membership: Membership,
     /// Peers this primary has brought up to date: they receive every write.
     pub synced: BTreeMap<NodeName, BootId>,
     /// Members of the required set that have answered a flush since they got there.
@@ -37,6 +38,7 @@ impl Replica {
             durable: BTreeSet::new(),
             filesystem: false,
             disk: DiskState::Consistent,
+            membership: Membership::Untold,
             synced: BTreeMap::new(),
             settled: BTreeSet::new(),
             frozen_since: None,
@@ -48,6 +50,15 @@ impl Replica {
         if desired.epoch.number < self.epoch.number {
             return Err(format!("epoch {} is older than {}", desired.epoch, self.epoch));
         }
+        if (self.role, desired.role) == (Role::Secondary, Role::Primary) {
+            if self.is_gone() {
+                return Err("the disk failed".into());
+            }
+            if desired.membership == Membership::Left {
+                return Err("not in the in-sync set".into());
+            }
+        }
+        self.membership = desired.membership;
         if desired.epoch != self.epoch {
             self.synced.clear();
             self.settled.clear();
@@ -73,8 +84,21 @@ impl Replica {
         Ok(())
     }
 
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self.disk, DiskState::Diskless | DiskState::Failed)
+    }
+
+    /// The disk fails: what it holds from now on is what it held.
+    pub(super) fn fail_disk(&mut self, a_peer_can_read: bool) {
+        let served = self.role == Role::Primary && a_peer_can_read;
+        self.disk = if served { DiskState::Diskless } else { DiskState::Failed };
+        self.synced.clear();
+    }
+
     pub(super) fn power_cut(&mut self) {
         self.boot = BootId(self.boot.0 + 1);
+        // The disk answers again after that, as it was.
+        self.disk = DiskState::Consistent;
         self.have.clone_from(&self.durable);
         self.role = Role::Secondary;
         self.required.clear();
@@ -115,6 +139,9 @@ impl Replica {
             role: self.role,
             epoch: self.epoch,
             disk: self.disk,
+            disk_reason: (self.disk == DiskState::Diskless).then(|| "the disk failed".into()),
+            full: false,
+            membership: Some(self.membership),
             generation: Generation(u64::from(self.epoch != Epoch::ZERO)),
             boot: self.boot,
             device: (self.role == Role::Primary).then(|| "/dev/baton/store".into()),

@@ -202,3 +202,89 @@ fn nobody_in_sync_is_left_behind_by_a_changed_boot_id() {
     assert!(w.until(600, |w| w.in_sync() == ["n0"]), "{}", w.story());
     assert!(w.until(5000, |w| w.in_sync().len() == 2), "{}", w.story());
 }
+
+#[test]
+fn a_leader_whose_disk_fails_leaves_the_set_goes_on_and_hands_over() {
+    let mut w = settled(Options::default());
+    w.run(500);
+    w.fail_disk(0);
+    assert!(w.until(500, |w| w.in_sync() == ["n1"]), "{}", w.story());
+    assert_eq!(w.server(), Some(0), "it goes on through its peer");
+    assert!(w.until(3000, |w| w.server() == Some(1)), "{}", w.story());
+    assert_eq!(w.state(0), Some(State::Standby), "{}", w.story());
+    w.run(3000);
+    assert_eq!(w.in_sync(), ["n1"], "nothing of it counts");
+    // A power cycle brings the old disk back, with old data: it is brought up to date first.
+    w.power_cut(0);
+    w.run(300);
+    w.power_on(0);
+    assert!(w.until(10_000, |w| w.in_sync().len() == 2), "{}", w.story());
+    judge(&w, true, "").expect("harmless");
+}
+
+#[test]
+fn a_leader_without_a_disk_serves_while_nobody_is_ready_to_take_over() {
+    let mut w = settled(Options::default());
+    w.set_mode(1, NodeMode::Standby);
+    w.run(500);
+    w.fail_disk(0);
+    w.run(3000);
+    let (served, acked) = (w.served, w.acked.len());
+    w.run(5000);
+    assert_eq!(w.served - served, 5000, "{}", w.story());
+    assert!(w.acked.len() > acked + 20, "writes are acknowledged by the peer alone");
+    let reason = w.view(0).expect("agent").reason;
+    assert!(reason.contains("should move") && reason.contains("n1 is not online"), "{reason}");
+    w.set_mode(1, NodeMode::Online);
+    assert!(w.until(3000, |w| w.server() == Some(1)), "{}", w.story());
+    judge(&w, true, "").expect("harmless");
+}
+
+#[test]
+fn a_leader_without_a_disk_whose_agent_restarts_gives_way() {
+    let mut w = settled(Options::default());
+    w.set_mode(1, NodeMode::Standby);
+    w.run(300);
+    w.fail_disk(0);
+    assert!(w.until(1000, |w| w.in_sync() == ["n1"]), "{}", w.story());
+    w.crash_agent(0);
+    w.run(300);
+    w.set_mode(1, NodeMode::Online);
+    w.start_agent(0);
+    assert!(w.until(10_000, |w| w.server() == Some(1)), "{}", w.story());
+    judge(&w, true, "").expect("harmless");
+}
+
+#[test]
+fn a_leader_without_a_disk_whose_peer_goes_makes_room_for_it() {
+    let mut w = settled(Options::default());
+    w.set_mode(1, NodeMode::Standby);
+    w.run(300);
+    w.fail_disk(0);
+    assert!(w.until(1000, |w| w.in_sync() == ["n1"]), "{}", w.story());
+    w.power_cut(1);
+    assert!(w.until(10_000, |w| w.state(0) == Some(State::Standby)), "{}", w.story());
+    assert_eq!(w.in_sync(), ["n1"], "the last member with a disk stays");
+    w.set_mode(1, NodeMode::Online);
+    w.power_on(1);
+    assert!(w.until(15_000, |w| w.server() == Some(1)), "{}", w.story());
+    judge(&w, true, "").expect("harmless");
+}
+
+#[test]
+fn three_nodes_one_without_a_disk_and_one_gone() {
+    let mut w = settled(Options { nodes: 3, ..Options::default() });
+    w.set_mode(1, NodeMode::Standby);
+    w.set_mode(2, NodeMode::Standby);
+    w.run(300);
+    w.fail_disk(0);
+    assert!(w.until(1000, |w| w.in_sync() == ["n1", "n2"]), "{}", w.story());
+    w.power_cut(1);
+    assert!(w.until(2000, |w| w.in_sync() == ["n2"]), "one with a disk is left\n{}", w.story());
+    let acked = w.acked.len();
+    w.run(2000);
+    assert!(w.acked.len() > acked, "{}", w.story());
+    w.set_mode(2, NodeMode::Online);
+    assert!(w.until(3000, |w| w.server() == Some(2)), "{}", w.story());
+    judge(&w, true, "").expect("harmless");
+}

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 fn disturb(w: &mut World) {
     let n = w.hosts.len() as u64;
     let i = w.dice.below(n) as usize;
-    match w.dice.below(15) {
+    match w.dice.below(16) {
         0 | 1 => w.crash_agent(i),
         2 => w.power_cut(i),
         3..=5 => {
@@ -42,6 +42,7 @@ fn disturb(w: &mut World) {
             w.etcd.target = Some(w.hosts[i].name.clone());
             w.etcd.revision += 1;
         }
+        14 if w.opts.volume && !w.hosts.iter().any(|h| h.replica.is_gone()) => w.fail_disk(i),
         _ => {
             for k in 0..w.hosts.len() {
                 w.isolate(k, false, true);

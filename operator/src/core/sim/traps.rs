@@ -6,6 +6,7 @@ use super::world::{Late, Options};
 use crate::core::group::{AfterPowerLoss, State};
 use crate::core::record::TxnKind;
 use crate::core::rules::{Rule, Rules};
+use crate::status::NodeMode;
 
 fn without(rule: Rule) -> Options {
     Options { rules: Rules::without(rule), ..Options::default() }
@@ -353,5 +354,27 @@ fn clock_gap_standby() {
         let took =
             w.etcd.log.iter().any(|(_, who, kind)| *who == w.hosts[1].name && *kind == TxnKind::Takeover);
         judge(&w, !took && w.server() == Some(0), "n1 promises again, n0 goes on")
+    });
+}
+
+#[test]
+fn diskless_member() {
+    needs(Rule::LeaveDiskless, |opts| {
+        let mut w = settled(opts);
+        w.set_mode(1, NodeMode::Standby);
+        w.run(300);
+        w.fail_disk(0);
+        // It goes on through n1; then n1 is lost, and n0's old disk comes back.
+        w.run(2000);
+        w.isolate(1, true, false);
+        w.run(3000);
+        judge(&w, w.in_sync().contains(&"n1".to_owned()), "the last member with a disk stays in the set")?;
+        w.power_cut(0);
+        w.run(300);
+        w.power_on(0);
+        w.run(5000);
+        judge(&w, w.server() != Some(0), "what came back lacks acknowledged writes")?;
+        w.set_mode(1, NodeMode::Online);
+        heals(&mut w)
     });
 }

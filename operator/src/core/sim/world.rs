@@ -14,7 +14,7 @@ use crate::core::runtime::{
 };
 use crate::core::timing::Timers;
 use baton_replicator::api::Desired;
-use baton_replicator::types::{Epoch, GroupName, Instant, NodeName, VolumeName};
+use baton_replicator::types::{DiskState, Epoch, GroupName, Instant, NodeName, VolumeName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -455,7 +455,7 @@ impl World {
 
     pub(super) fn volume_status(&self, i: usize) -> baton_replicator::api::VolumeStatus {
         let peers = (0..self.hosts.len()).filter(|j| *j != i).map(|j| {
-            let up = self.linked(i, j);
+            let up = self.linked(i, j) && !self.hosts[j].replica.is_gone();
             (self.hosts[j].name.clone(), up, up.then_some(self.hosts[j].replica.boot))
         });
         self.hosts[i].replica.status(&group(), peers)
@@ -477,7 +477,15 @@ impl World {
             let r = &self.hosts[i].replica;
             let serves = r.role == baton_replicator::types::Role::Primary
                 && self.hosts[i].published.is_some_and(|(e, _)| e == r.epoch);
-            if serves && !self.acked.is_subset(&r.have) {
+            // Without a disk it reads from a member.
+            let through = r.disk == DiskState::Diskless;
+            let holds = |h: &Host| self.acked.is_subset(&h.replica.have) && !h.replica.is_gone();
+            let member = |h: &&Host| r.required.iter().any(|m| m.node == h.name);
+            if through && r.frozen_since.is_none() && !self.hosts.iter().filter(member).any(holds) {
+                self.violation =
+                    Some(format!("{} is served by nobody who has everything", self.hosts[i].name));
+            }
+            if serves && !r.is_gone() && !self.acked.is_subset(&r.have) {
                 let lost: Vec<&u64> = self.acked.difference(&r.have).collect();
                 self.violation =
                     Some(format!("{} serves without acknowledged writes {lost:?}", self.hosts[i].name));
