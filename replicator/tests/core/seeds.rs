@@ -21,6 +21,8 @@ impl AddAssign for Sums {
         self.compared += other.compared;
         self.replaced += other.replaced;
         self.resumed += other.resumed;
+        self.diskless += other.diskless;
+        self.diskless_acks += other.diskless_acks;
     }
 }
 
@@ -94,6 +96,8 @@ fn busy(sums: &Sums, count: u64) -> bool {
         && sums.takeovers > count
         && sums.compared > count * SIZE / 32
         && sums.resumed > count / 8
+        && sums.diskless > count / 10
+        && sums.diskless_acks > count / 4
 }
 
 // Together 20,000 seeds: two and a half minutes on two quiet cores.

@@ -5,16 +5,17 @@
 //! *flushed* one if every member lost power); a deposed primary acknowledges nothing; once the faults stop, the
 //! group heals and the replicas are equal, block by block. Leaders verify now and then: while no block has rotted, no
 //! verify may ever find a difference; at the end one rots, and a verify under load must find just that and mend it.
-//! In some of them hosts are replaced meanwhile ([`hosts`]).
+//! In some of them hosts are replaced meanwhile ([`hosts`]); in one of four a leader's disk fails ([`disks`]).
 //!
 //! In two seeds of three a holder keeps the leader's device when its process dies: what was not answered is sent again,
 //! in any order of what does not overlap, to the process that takes the device over.
 
+mod disks;
 mod hosts;
 
 use crate::bugs::Bug;
 use crate::world::{BLOCK, World, data, name};
-use baton_replicator::api::VerifyState;
+use baton_replicator::api::{Membership, VerifyState};
 use baton_replicator::core::engine::{Event, FrontOp, Token};
 use baton_replicator::types::{BootId, ConnectionState, DiskState, Member, NodeName, Role};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,6 +66,9 @@ pub struct Sim {
     history: BTreeMap<u64, History>,
     issued: BTreeMap<u64, Issued>,
     flushes: BTreeMap<u64, BTreeMap<u64, usize>>,
+    /// Reads under way: the block, and what was acknowledged when it was asked.
+    reads: BTreeMap<u64, (u64, usize)>,
+    disks: disks::Disks,
     /// What `issued` asked, to be asked again.
     asked: BTreeMap<u64, FrontOp>,
     resumed: u64,
@@ -87,6 +91,9 @@ pub struct Sums {
     pub replaced: u64,
     /// Devices taken over from a process that had died.
     pub resumed: u64,
+    /// Leaders that went on without a disk, and what was acknowledged by them.
+    pub diskless: u64,
+    pub diskless_acks: u64,
 }
 
 impl Sim {
@@ -110,6 +117,8 @@ impl Sim {
             history: BTreeMap::new(),
             issued: BTreeMap::new(),
             flushes: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            disks: disks::Disks::default(),
             asked: BTreeMap::new(),
             resumed: 0,
             stale: BTreeSet::new(),
@@ -160,11 +169,14 @@ impl Sim {
             };
         }
         self.late.extend(std::mem::take(&mut self.flushes).into_keys());
+        self.late.extend(std::mem::take(&mut self.reads).into_keys());
+        self.new_leader_has_a_disk(node);
         self.promote(node);
     }
 
     fn promote(&mut self, node: usize) {
         let (number, members) = (self.number, self.members());
+        self.w.nodes[node].membership = Membership::Member;
         self.promoting = Some(self.w.desire(node, Role::Primary, number, members, false));
         self.w.serve(node, number, Duration::from_secs(1_000_000));
     }
@@ -217,6 +229,9 @@ impl Sim {
             self.w.request(leader, id, FrontOp::Flush);
             return;
         }
+        if self.w.random.chance(100) {
+            return self.read(leader, id);
+        }
         // One extent is busy, the others are touched now and then.
         let extents = self.w.size / BLOCK / EXTENT_BLOCKS;
         let extent =
@@ -252,6 +267,8 @@ impl Sim {
                 continue;
             }
             self.resumed += 1;
+            // A read is not worth the order: the kernel's caller gives it up here.
+            self.stale.extend(std::mem::take(&mut self.reads).into_keys());
             let mut open: Vec<u64> = self.issued.keys().chain(self.flushes.keys()).copied().collect();
             while !open.is_empty() {
                 // Overlapping ones have no order for the kernel, but for the judge they do.
@@ -281,6 +298,10 @@ impl Sim {
         for node in 0..self.w.nodes.len() {
             for (id, result) in std::mem::take(&mut self.w.nodes[node].replies) {
                 let ok = result.is_ok();
+                self.judge_answer(node, id, &result);
+                if self.reads.remove(&id).is_some() {
+                    continue;
+                }
                 if let Some(issued) = self.issued.remove(&id) {
                     assert_eq!(Some(node), self.leader, "seed {}: answered by another node", self.seed);
                     if ok {
@@ -348,7 +369,9 @@ impl Sim {
 
     fn lead(&mut self, leader: usize, faults: bool) {
         let boot = self.w.boot(leader);
-        if self.insync.get(&leader) != Some(&boot) {
+        if self.disks.outside == Some(leader) && self.w.engine(leader).status().role == Role::Primary {
+            // It goes on through its peers.
+        } else if self.insync.get(&leader) != Some(&boot) {
             return self.take_over(); // It lost power: it competes like any other.
         }
         let status = self.w.engine(leader).status();
@@ -372,6 +395,9 @@ impl Sim {
             self.promote(leader); // Its replicator restarted: resume in place.
             return;
         }
+        if self.disk_is_gone(leader, faults) {
+            return;
+        }
         for peer in self.alive() {
             if peer == leader {
                 continue;
@@ -381,6 +407,9 @@ impl Sim {
             let known = self.required.get(&peer).copied();
             let in_set = self.insync.get(&peer).copied();
             let lost = known.is_some() && (leaves || !p.resynced || p.boot != known);
+            if lost && self.last_with_a_disk(leader, peer) {
+                continue;
+            }
             if lost && self.w.random.chance(if in_set.is_some() && !leaves { 8 } else { 100 }) {
                 // Etcd first, then the replicator.
                 self.insync.remove(&peer);
@@ -503,8 +532,9 @@ impl Sim {
                 && self.w.engine(leader).status().peers.iter().any(|p| p.node == name(**n) && p.settled)
         });
         let Some((successor, _)) = successor.map(|(n, b)| (*n, *b)) else { return };
-        if !self.issued.is_empty() || !self.flushes.is_empty() || self.required.len() + 1 != self.insync.len()
-        {
+        let known = self.required.len() + usize::from(self.disks.outside != Some(leader));
+        let open = !self.issued.is_empty() || !self.flushes.is_empty() || !self.reads.is_empty();
+        if open || known != self.insync.len() {
             return;
         }
         let number = self.number;
@@ -526,19 +556,22 @@ impl Sim {
             .filter(|(n, boot)| {
                 self.w.is_attached(**n) && self.w.boot(**n) == **boot && Some(**n) != self.leader
             })
-            .filter(|(n, _)| self.hosts.spec.contains(n))
+            .filter(|(n, _)| self.hosts.spec.contains(n) && !self.w.nodes[**n].broken)
             .map(|(n, _)| *n)
             .collect();
         let mut choice = qualified.first().copied();
         // After a power cut of all members any of them may start.
-        let all_changed =
-            self.insync.iter().all(|(n, boot)| self.w.is_attached(*n) && self.w.boot(*n) != *boot);
+        // A disk that is gone took its part with it as surely as a power cut.
+        let all_changed = self
+            .insync
+            .iter()
+            .all(|(n, boot)| self.w.nodes[*n].broken || (self.w.is_attached(*n) && self.w.boot(*n) != *boot));
         if choice.is_none() && all_changed {
             choice = self
                 .insync
                 .keys()
                 .copied()
-                .filter(|n| self.hosts.spec.contains(n))
+                .filter(|n| self.hosts.spec.contains(n) && !self.w.nodes[*n].broken)
                 .find(|n| self.w.engine(*n).status().disk != DiskState::Inconsistent);
             self.only_flushed = choice.is_some();
         }
@@ -588,6 +621,7 @@ impl Sim {
                     // Its requests died with the device; they may or may not have happened.
                     self.stale.extend(std::mem::take(&mut self.issued).into_keys());
                     self.stale.extend(std::mem::take(&mut self.flushes).into_keys());
+                    self.stale.extend(std::mem::take(&mut self.reads).into_keys());
                     self.promoting = None;
                     self.checked = false;
                 }
@@ -632,6 +666,7 @@ impl Sim {
             if self.w.random.chance(100) {
                 self.revive(false);
             }
+            self.disks_fail();
             self.replace_hosts(true);
         }
         self.heal();
@@ -642,6 +677,8 @@ impl Sim {
             compared: self.compared.values().sum(),
             replaced: self.hosts.replaced,
             resumed: self.resumed,
+            diskless: self.disks.detached,
+            diskless_acks: self.disks.acks,
         }
     }
 
@@ -663,6 +700,7 @@ impl Sim {
                 self.w.step();
             }
             self.replies();
+            self.replace_disks(true);
             self.revive(true);
             self.agents(false);
             self.replace_hosts(false);
@@ -672,7 +710,12 @@ impl Sim {
                 && self.insync.len() == self.hosts.spec.len()
                 && self.promoting.is_none()
                 && self.hosts_agree();
-            if whole && self.issued.is_empty() && self.flushes.is_empty() && self.checked {
+            if whole
+                && self.issued.is_empty()
+                && self.flushes.is_empty()
+                && self.reads.is_empty()
+                && self.checked
+            {
                 break;
             }
             let (seed, set, waiting) = (self.seed, self.insync.clone(), self.issued.len());
