@@ -17,6 +17,10 @@ pub fn render_short(volume: &VolumeStatus, paint: Paint) -> String {
         format!("volume {}: {}, {}/", volume.volume, bytes(volume.size_bytes), words::role(volume.role));
     let disk = (words::disk(volume.disk).to_owned(), disk_tone(volume.disk));
     out.push_str(&flow(paint, 2, 4, &[cell(what), disk]));
+    if let Some(reason) = volume.disk_reason.as_ref().filter(|r| volume.frozen.as_ref() != Some(*r)) {
+        out.push_str(&paint.tone(Tone::Bad, hanging("    DISK: ", reason).trim_end()));
+        out.push('\n');
+    }
     if let Some(reason) = &volume.frozen {
         out.push_str(&paint.tone(Tone::Bad, hanging("    FROZEN: ", reason).trim_end()));
         out.push('\n');

@@ -49,6 +49,7 @@ pub fn volume_config(
         protocol: volume.protocol,
         transport: volume.transport,
         peer_timeout_ms: u64::try_from(volume.peer_timeout.as_millis()).unwrap_or(u64::MAX),
+        disk_timeout_ms: u64::try_from(volume.disk_timeout.as_millis()).unwrap_or(u64::MAX),
         resync_rate: volume.resync.rate,
         resync_min_rate: volume.resync.min,
         target_latency_us: volume

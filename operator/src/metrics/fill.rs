@@ -110,6 +110,7 @@ fn fill_volume(scrape: &mut Scrape, volume: &VolumeStatus) {
         scrape.flag("baton_volume_disk_state", &[name, words::disk(state)], volume.disk == state);
     }
     scrape.flag("baton_volume_frozen", &[name], volume.frozen.is_some());
+    scrape.flag("baton_volume_full", &[name], volume.full);
     scrape.gauge("baton_volume_size_bytes", &[name], number(volume.size_bytes));
     scrape.gauge("baton_activity_log_extents", &[name], number(volume.activity_log_extents));
     scrape.gauge("baton_volume_alarms", &[name], number(volume.alarms.len() as u64));

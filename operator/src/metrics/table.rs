@@ -140,6 +140,7 @@ pub const METRICS: &[Metric] = &[
     gauge("baton_volume_role", &["volume", "role"], "1 for the role of this node's replica, else 0."),
     gauge("baton_volume_disk_state", &["volume", "state"], "1 for the state of this node's data, else 0."),
     gauge("baton_volume_frozen", &["volume"], "The volume's I/O is frozen."),
+    gauge("baton_volume_full", &["volume"], "The backing store has no space: writes wait for some."),
     gauge("baton_volume_size_bytes", &["volume"], "Size of the volume."),
     gauge("baton_activity_log_extents", &["volume"], "Extents of 4 MiB in the activity log."),
     gauge("baton_volume_alarms", &["volume"], "Alarms held: nonsense from a peer or the disk."),

@@ -148,8 +148,11 @@ fn of_group(status: &ClusterStatus, group: &GroupStatus, found: &mut Vec<Conditi
             let title = format!("{g}: {} has lost its disk", node.node);
             found.push(advised(
                 Condition::new(What::Disk(g.clone(), node.node.clone()), title)
-                    .done("nothing is acknowledged on that disk any more; the group is handed over if a standby is ready")
-                    .advice(format!("replace the disk of {} and see 'baton volume list'", node.node)),
+                    .done("that disk counts for nothing any more; a leader goes on through its peers and the group is handed over if a standby is ready")
+                    .advice(format!(
+                        "replace the disk of {}, restart its replicator, and see 'baton volume list'",
+                        node.node
+                    )),
             ));
         }
     }

@@ -4,7 +4,7 @@
 use super::model::{AfterPowerLoss, Check, CheckProbe, Group, Node as NodeSpec, Spec, Volume, VolumeBacking};
 use super::read::{Reader, join};
 use super::tree::{Node, Value};
-use super::volume::ResyncLimits;
+use super::volume::{DISK_TIMEOUT, ResyncLimits};
 use super::{Cidr, Timers};
 use baton_replicator::types::{Protocol, Transport};
 use std::collections::BTreeMap;
@@ -186,6 +186,7 @@ impl Reader<'_> {
                 .unwrap_or_default()
                 .join(","),
             peer_timeout: self.get(&mut f, "peer_timeout", Self::duration).unwrap_or(self.peer_timeout),
+            disk_timeout: self.get(&mut f, "disk_timeout", Self::duration).unwrap_or(DISK_TIMEOUT),
             resync: {
                 // The word of the first release; `resync: { rate: … }` since.
                 let rate = self.get(&mut f, "resync_rate", Self::size);

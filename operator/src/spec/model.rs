@@ -114,6 +114,8 @@ pub struct Volume {
     pub mount_options: String,
     /// I/O that waits longer than this for a connected peer counts the peer as lost.
     pub peer_timeout: Duration,
+    /// A request to the backing store or the metadata that takes longer has failed.
+    pub disk_timeout: Duration,
     /// What bounds resync and verify.
     pub resync: ResyncLimits,
     /// When it verifies by itself; none: only when asked to.

@@ -163,6 +163,7 @@ fn group(spec: &Spec, path: &str, group: &Group, r: &mut Reader<'_>) {
             r.at(&format!("{at}.backing.{node}"), unknown("node", node, spec.nodes.keys()));
         }
         at_least(r, &format!("{at}.peer_timeout"), volume.peer_timeout, Duration::from_millis(100));
+        at_least(r, &format!("{at}.disk_timeout"), volume.disk_timeout, super::volume::LEAST_DISK_TIMEOUT);
     }
     for (i, target) in group.notify.iter().enumerate().filter(|(_, t)| !spec.notify.contains_key(*t)) {
         r.at(&format!("{path}.notify[{i}]"), unknown("target under notify", target, spec.notify.keys()));

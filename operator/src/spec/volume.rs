@@ -13,6 +13,10 @@ use std::time::Duration;
 
 /// A verify reads every block of every replica; more often than this it would never end.
 const LEAST_EVERY: Duration = Duration::from_secs(3600);
+/// Longer than any disk's own retries.
+pub const DISK_TIMEOUT: Duration = Duration::from_secs(30);
+/// A flush of a busy hard disk takes as long.
+pub const LEAST_DISK_TIMEOUT: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// What bounds resync and verify.
@@ -108,6 +112,9 @@ mod tests {
         let limits =
             ResyncLimits { rate: 200 << 20, min: 1 << 20, target_latency: Some(Duration::from_millis(5)) };
         assert_eq!(volume.resync, limits);
+        assert_eq!(volume.disk_timeout, DISK_TIMEOUT);
+        let short = parse("disk_timeout: 5s").expect("valid");
+        assert_eq!(short.disk_timeout, Duration::from_secs(5));
         assert_eq!(parse("resync_rate: 9MiB").expect("the old word").resync.rate, 9 << 20);
     }
 
@@ -119,6 +126,7 @@ mod tests {
             ("verify: { every: 10m }", "at least 1h"),
             ("verify: { every: 7d, at: \"24:00\" }", "not a time of day"),
             ("verify: { every: 7d, at: noon }", "not a time of day"),
+            ("disk_timeout: 500ms", "disk_timeout"),
             ("resync: { rate: 1MiB, min: 2MiB }", "must not be above the rate"),
         ] {
             let error = parse(text).expect_err(text);

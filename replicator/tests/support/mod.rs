@@ -96,17 +96,9 @@ impl Host {
         self.replicator.status(None, Duration::ZERO).await.volumes.remove(0)
     }
 
-    async fn lead(&self, required: Vec<Member>) {
-        let (accept_data_loss, force, order) = (false, false, 0);
-        let desired = Desired {
-            epoch: EPOCH,
-            role: Role::Primary,
-            required,
-            accept_data_loss,
-            force,
-            order,
-            membership: Membership::Member,
-        };
+    async fn lead(&self, required: Vec<Member>, membership: Membership) {
+        let (accept_data_loss, force, order, role) = (false, false, 0, Role::Primary);
+        let desired = Desired { epoch: EPOCH, role, required, accept_data_loss, force, order, membership };
         tokio::time::timeout(LIMIT, self.replicator.desired(volume(), desired))
             .await
             .expect("in time")
@@ -130,15 +122,22 @@ impl Host {
 
     /// Becomes primary, and the peer a member.
     pub async fn lead_with(&self, peer: &Host) {
-        self.lead(Vec::new()).await;
+        self.lead(Vec::new(), Membership::Member).await;
         self.until("resync", |s| s.peers[0].resynced).await;
-        self.lead(vec![Member { node: peer.node.clone(), boot: peer.status().await.boot }]).await;
+        let member = Member { node: peer.node.clone(), boot: peer.status().await.boot };
+        self.lead(vec![member], Membership::Member).await;
         self.until("settling", |s| s.peers[0].settled).await;
     }
 
     /// Becomes primary alone.
     pub async fn lead_alone(&self) {
-        self.lead(Vec::new()).await;
+        self.lead(Vec::new(), Membership::Member).await;
+    }
+
+    /// What the agent says when etcd's in-sync set is without this node.
+    pub async fn leave_set(&self) {
+        let required = self.status().await.required;
+        self.lead(required, Membership::Left).await;
     }
 
     /// A write that is on both before it is answered.

@@ -254,6 +254,11 @@ impl Diff<'_> {
                 how,
             );
         }
+        if a.disk_timeout != b.disk_timeout {
+            let (from, to) = (format_duration(a.disk_timeout), format_duration(b.disk_timeout));
+            let what = format!("disk_timeout of {name} {from} becomes {to}");
+            self.live(format!("{path}.disk_timeout"), what, "in force at once, for what is under way too");
+        }
         if a.verify != b.verify {
             let what = format!("the schedule of {name}'s verify changes");
             self.live(format!("{path}.verify"), what, "counts from the next verify on");

@@ -106,7 +106,10 @@ const CASES: &[Case] = &[
     case("volume-backing", &[("size: 1GiB", "size: 1GiB, backing: /dev/vg0/web")]),
     case(
         "volume-tuning",
-        &[("size: 1GiB", "size: 1GiB, mount_options: noatime, resync_rate: 50MiB, peer_timeout: 5s")],
+        &[(
+            "size: 1GiB",
+            "size: 1GiB, mount_options: noatime, resync_rate: 50MiB, peer_timeout: 5s, disk_timeout: 10s",
+        )],
     ),
     case("service-environment", &[("{ A: \"1\", B: \"2\" }", "{ A: \"9\", C: \"3\" }")]),
     case("service-image", &[("apache:2.4", "apache:2.5")]),

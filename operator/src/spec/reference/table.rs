@@ -310,6 +310,13 @@ static VOLUME: Section = Section {
             "3s",
             "Writes that wait longer for a peer count it as lost; at least 100 ms.",
         ),
+        field(
+            "disk_timeout",
+            Duration,
+            "30s",
+            "10s",
+            "A request to the disk or the metadata that takes longer has failed; at least 1 s. Changed while in use.",
+        ),
         field("resync_rate", Size, "0 (unbounded)", "100MiB", "Short for `resync: { rate: … }`."),
         field(
             "resync",

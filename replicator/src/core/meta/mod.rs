@@ -21,6 +21,8 @@ pub mod block;
 pub mod image;
 pub mod pair;
 pub mod superblock;
+#[cfg(test)]
+mod torn;
 
 pub use actlog::ActivityLog;
 pub use bitmap::Bitmap;
