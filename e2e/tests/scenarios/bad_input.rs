@@ -337,27 +337,40 @@ fn full_disk_while_writing() {
         };
         shell::run(&["docker", "exec", &side.name, "sh", "-c", "head -c 64M /dev/urandom > /tmp/random"])
             .unwrap_or_else(|e| panic!("{e:#}"));
+        let within = |what: &str| {
+            shell::run(&["docker", "exec", &side.name, "sh", "-c", what]).unwrap_or_else(|e| panic!("{e:#}"))
+        };
         let first =
             dd(&format!("if=/tmp/random of={device} bs=64k count=64 oflag=direct conv=fsync,notrunc"));
         assert_eq!(first.code, Some(0), "the first 4 MiB fit: {}", first.text());
-        let all = dd(&format!("if=/tmp/random of={device} bs=64k oflag=direct conv=fsync,notrunc"));
-        t.expect(
-            "a write that does not fit is an error",
-            all.code != Some(0),
-            all.stderr.trim().replace('\n', " "),
-        );
-        let end = Instant::now() + Duration::from_secs(10);
-        let mut status = json!(null);
-        while Instant::now() < end && !status.to_string().contains("No space left") {
-            status = ok(side.control("GET", "/v1/status", None))["volumes"][0].clone();
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        let text = format!("disk {}, alarms {}", status["disk"], status["alarms"]);
+        // 16 MiB beside 12 MiB of something else do not fit into 24.
+        within("head -c 12M /dev/urandom > /side/state/ballast");
+        let all = format!("dd if=/tmp/random of={device} bs=64k count=256 oflag=direct conv=fsync,notrunc");
+        shell::run(&["docker", "exec", "-d", &side.name, "sh", "-c", &format!("{all}; echo $? > /tmp/ended")])
+            .unwrap_or_else(|e| panic!("{e:#}"));
+        let status = |wanted: &dyn Fn(&serde_json::Value) -> bool| {
+            let end = Instant::now() + Duration::from_secs(10);
+            let mut status = json!(null);
+            while Instant::now() < end && !wanted(&status) {
+                status = ok(side.control("GET", "/v1/status", None))["volumes"][0].clone();
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            status
+        };
+        let full = status(&|s| s["full"] == true && !s["frozen"].is_null());
+        let text = format!("disk {}, frozen {}", full["disk"], full["frozen"]);
         let named = text.contains(&format!("{VOLUME}.img")) && text.contains("No space left");
-        t.expect("status names file and reason", named, &text);
-        let kept = format!("cmp -n {} /tmp/random /side/state/volumes/{VOLUME}.img", 4 << 20);
+        t.expect("status says that the backing store is full, and names file and reason", named, &text);
+        let ended = within("cat /tmp/ended 2>/dev/null || echo waits");
+        t.expect("the write waits, without an error", ended.trim() == "waits", ended.trim());
+        within("rm /side/state/ballast");
+        let space = status(&|s| s["full"] == false && s["frozen"].is_null());
+        t.expect("it notices that there is space", space["full"] == false, format!("frozen {}", space["frozen"]));
+        let ended = within("for i in $(seq 100); do test -s /tmp/ended && break; sleep 0.1; done; cat /tmp/ended");
+        t.expect("the write ends well", ended.trim() == "0", ended.trim());
+        let kept = format!("cmp -n {} /tmp/random /side/state/volumes/{VOLUME}.img", 16 << 20);
         let kept = shell::try_run(shell::LONG, &["docker", "exec", &side.name, "sh", "-c", &kept])
             .unwrap_or_else(|e| panic!("{e:#}"));
-        t.expect("what was acknowledged is still there", kept.code == Some(0), kept.text().trim());
+        t.expect("what was acknowledged is there, none of it cut short", kept.code == Some(0), kept.text().trim());
     });
 }

@@ -128,7 +128,8 @@ impl GroupCore {
 
     /// What the replicas are told of that.
     fn membership(&self) -> Membership {
-        let left = !self.in_set() || !self.rules.on(Rule::LeaveDiskless);
+        let careless = !self.rules.on(Rule::LeaveDiskless) && self.diskless().is_some();
+        let left = !self.in_set() || careless;
         if left { Membership::Left } else { Membership::Member }
     }
 

@@ -320,7 +320,15 @@ impl World {
                     &h.engine,
                 )
             });
-            all += &format!("\n{} power={} entitled={} {:?}", h.name, h.power, self.entitled(i), view);
+            let r = &h.replica;
+            let replica = (r.role, r.disk, r.epoch, r.boot, &r.synced, &r.settled, r.pending, r.membership);
+            all += &format!(
+                "\n{} power={} entitled={} {replica:?} {:?}",
+                h.name,
+                h.power,
+                self.entitled(i),
+                view
+            );
         }
         all += &format!("\netcd leader={:?} insync={:?}", self.etcd.leader, self.etcd.insync);
         all
@@ -478,7 +486,7 @@ impl World {
             let serves = r.role == baton_replicator::types::Role::Primary
                 && self.hosts[i].published.is_some_and(|(e, _)| e == r.epoch);
             // Without a disk it reads from a member.
-            let through = r.disk == DiskState::Diskless;
+            let through = r.disk == DiskState::Diskless && r.role == baton_replicator::types::Role::Primary;
             let holds = |h: &Host| self.acked.is_subset(&h.replica.have) && !h.replica.is_gone();
             let member = |h: &&Host| r.required.iter().any(|m| m.node == h.name);
             if through && r.frozen_since.is_none() && !self.hosts.iter().filter(member).any(holds) {
