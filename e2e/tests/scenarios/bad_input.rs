@@ -346,8 +346,16 @@ fn full_disk_while_writing() {
         // 16 MiB beside 12 MiB of something else do not fit into 24.
         within("head -c 12M /dev/urandom > /side/state/ballast");
         let all = format!("dd if=/tmp/random of={device} bs=64k count=256 oflag=direct conv=fsync,notrunc");
-        shell::run(&["docker", "exec", "-d", &side.name, "sh", "-c", &format!("{all}; echo $? > /tmp/ended")])
-            .unwrap_or_else(|e| panic!("{e:#}"));
+        shell::run(&[
+            "docker",
+            "exec",
+            "-d",
+            &side.name,
+            "sh",
+            "-c",
+            &format!("{all}; echo $? > /tmp/ended"),
+        ])
+        .unwrap_or_else(|e| panic!("{e:#}"));
         let status = |wanted: &dyn Fn(&serde_json::Value) -> bool| {
             let end = Instant::now() + Duration::from_secs(10);
             let mut status = json!(null);
@@ -365,12 +373,21 @@ fn full_disk_while_writing() {
         t.expect("the write waits, without an error", ended.trim() == "waits", ended.trim());
         within("rm /side/state/ballast");
         let space = status(&|s| s["full"] == false && s["frozen"].is_null());
-        t.expect("it notices that there is space", space["full"] == false, format!("frozen {}", space["frozen"]));
-        let ended = within("for i in $(seq 100); do test -s /tmp/ended && break; sleep 0.1; done; cat /tmp/ended");
+        t.expect(
+            "it notices that there is space",
+            space["full"] == false,
+            format!("frozen {}", space["frozen"]),
+        );
+        let ended =
+            within("for i in $(seq 100); do test -s /tmp/ended && break; sleep 0.1; done; cat /tmp/ended");
         t.expect("the write ends well", ended.trim() == "0", ended.trim());
         let kept = format!("cmp -n {} /tmp/random /side/state/volumes/{VOLUME}.img", 16 << 20);
         let kept = shell::try_run(shell::LONG, &["docker", "exec", &side.name, "sh", "-c", &kept])
             .unwrap_or_else(|e| panic!("{e:#}"));
-        t.expect("what was acknowledged is there, none of it cut short", kept.code == Some(0), kept.text().trim());
+        t.expect(
+            "what was acknowledged is there, none of it cut short",
+            kept.code == Some(0),
+            kept.text().trim(),
+        );
     });
 }

@@ -74,6 +74,11 @@ impl World {
     }
 
     pub(super) fn heal(&mut self) {
+        // A disk is replaced with the power off, and nobody does that while a heartbeat is on its way.
+        for i in (0..self.hosts.len()).filter(|i| self.hosts[*i].replica.is_gone()).collect::<Vec<_>>() {
+            self.power_cut(i);
+        }
+        self.run(200);
         self.etcd_up = true;
         self.cut.clear();
         self.repl_cut.clear();
@@ -82,9 +87,6 @@ impl World {
         self.etcd_faults = 0;
         for i in 0..self.hosts.len() {
             self.hosts[i].paused = false;
-            if self.hosts[i].replica.is_gone() {
-                self.power_cut(i);
-            }
             if self.hosts[i].hung {
                 self.crash_agent(i);
             }
