@@ -5,7 +5,7 @@ use crate::core::record::{InSync, LeaderKey, LeaderWrite, LeaseRef, Outcome, Txn
 use crate::core::rules::Rule;
 use crate::core::runtime::Phase;
 use baton_replicator::api::VolumeStatus;
-use baton_replicator::types::{Epoch, Member, NodeName, Role};
+use baton_replicator::types::{DiskState, Epoch, Member, NodeName, Role};
 
 impl GroupCore {
     /// Becomes the leader of `epoch`, which etcd's record confirms.
@@ -225,10 +225,12 @@ impl GroupCore {
     /// without a well member, or when its replicator has forgotten what it led.
     fn give_up(&mut self) -> bool {
         let alone = self.diskless().is_some() && self.frozen().is_some() && !self.has_well_member();
-        let secondary = |v: &&VolumeStatus| v.role == Role::Secondary;
-        let forgotten = !self.cfg.volumes.is_empty()
-            && !self.in_set()
-            && self.volumes().is_some_and(|all| all.iter().any(secondary));
+        // Its process died after the disk had failed: what is on the disk is marked, or not known to be enough.
+        let (in_set, fresh) = (self.in_set(), self.fresh());
+        let marked = |v: &VolumeStatus| v.disk == DiskState::Inconsistent && v.generation.0 != 0 && !fresh;
+        let unfit = |v: &&VolumeStatus| v.role == Role::Secondary && (!in_set || marked(v));
+        let forgotten =
+            !self.cfg.volumes.is_empty() && self.volumes().is_some_and(|all| all.iter().any(unfit));
         if !(alone || forgotten) || !self.rules.on(Rule::LeaveDiskless) {
             return false;
         }

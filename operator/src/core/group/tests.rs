@@ -443,3 +443,17 @@ fn a_device_that_was_left_is_gone_on_with_by_its_leader_and_let_go_by_others() {
     }
     assert_eq!(wanted(State::Standby), Some((Role::Secondary, EPOCH, true)));
 }
+
+/// The replicator died after its disk had failed, before the set was left: its data are marked, and not led with.
+#[test]
+fn a_leader_whose_replica_came_back_marked_gives_way() {
+    let mut s = Stage::at(State::Serving);
+    s.now = 200;
+    s.feed(tick(200, Some(1200), 10, EPOCH));
+    let marked = VolumeStatus { disk: DiskState::Inconsistent, held: true, ..replica(Role::Secondary) };
+    s.feed(Event::Replicas(Some(vec![marked])));
+    let resign = s.txn();
+    assert_eq!((resign.kind, resign.leader), (TxnKind::Resign, crate::core::record::LeaderWrite::Delete));
+    s.feed(Event::Txn(resign.id, Outcome::Committed { revision: 30 }));
+    assert_eq!((s.core.state(), s.core.goal()), (State::Standby, Goal::Stop { force: true }));
+}
