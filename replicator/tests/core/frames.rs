@@ -1,7 +1,9 @@
 //! The wire format: every message survives the way there, no bytes crash the reader.
 
 use crate::world::{epoch, name};
-use baton_replicator::core::frame::{Frame, Greeting, MAX_DIGEST_RANGE, Message, PROTOCOL, Refused, Sync};
+use baton_replicator::core::frame::{
+    Frame, Greeting, MAX_DIGEST_RANGE, MAX_READ, Message, PROTOCOL, Refused, Sync,
+};
 use baton_replicator::core::handshake::Identity;
 use baton_replicator::core::range::Range;
 use baton_replicator::types::{BootId, Generation, VolumeName};
@@ -67,6 +69,8 @@ fn all() -> Vec<Message> {
         Message::WantDurable,
         Message::Digest { id: 24, range: range(8192, 16384), by_block: true },
         Message::Digests { id: 24, digests: vec![7; 64].into() },
+        Message::Read { id: 25, range: range(0, 1 << 20) },
+        Message::ReadReply { id: 25, data: vec![8; 4096].into() },
         Message::Ping,
         Message::Pong,
     ]
@@ -114,6 +118,10 @@ fn a_digest_frame_asks_for_little_and_answers_whole_digests() {
     let encoded = |message| Frame { epoch: epoch(7), message }.encode();
     for (end, ok) in [(MAX_DIGEST_RANGE, true), (MAX_DIGEST_RANGE + 4096, false)] {
         let (kind, head, body) = encoded(Message::Digest { id: 1, range: range(0, end), by_block: false });
+        assert_eq!(Frame::decode(kind, &head, body).is_ok(), ok, "{end}");
+    }
+    for (end, ok) in [(MAX_READ, true), (MAX_READ + 4096, false)] {
+        let (kind, head, body) = encoded(Message::Read { id: 1, range: range(0, end) });
         assert_eq!(Frame::decode(kind, &head, body).is_ok(), ok, "{end}");
     }
     let (kind, head, _) = encoded(Message::Digests { id: 1, digests: vec![0; 32].into() });

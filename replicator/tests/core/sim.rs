@@ -375,6 +375,13 @@ impl Sim {
             return self.take_over(); // It lost power: it competes like any other.
         }
         let status = self.w.engine(leader).status();
+        let unusable = status.disk == DiskState::Failed
+            || (status.disk == DiskState::Diskless && status.role == Role::Secondary);
+        if self.w.nodes[leader].broken && unusable {
+            // Its process died after the disk did, and the next one finds that it is gone.
+            self.promoting = None;
+            return self.take_over();
+        }
         if let Some(token) = self.promoting {
             match self.w.nodes[leader].done.get(&token).cloned() {
                 Some(Ok(())) => {
