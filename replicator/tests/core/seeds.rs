@@ -96,7 +96,7 @@ fn busy(sums: &Sums, count: u64) -> bool {
         && sums.takeovers > count
         && sums.compared > count * SIZE / 32
         && sums.resumed > count / 8
-        && sums.diskless > count / 10
+        && sums.diskless > count / 25
         && sums.diskless_acks > count / 4
 }
 
