@@ -11,8 +11,8 @@
 use super::bytes::Choices;
 use super::metadata::{file, put, setup};
 use super::peer::{BLOCK, Peer, data, value};
-use crate::api::{Desired, VerifyRequest};
-use crate::core::engine::{Action, Engine, Event, FrontOp, SessionId, StoreOp, Token};
+use crate::api::{Desired, Membership, VerifyRequest};
+use crate::core::engine::{Action, Engine, Event, Fault, FrontOp, SessionId, StoreOp, Token};
 use crate::core::frame::{Frame, Message};
 use crate::core::range::Range;
 use crate::types::{BootId, DiskState, Epoch, EpochRelation, Instant, Member, NodeName, Role, TermId};
@@ -256,7 +256,9 @@ impl World {
         let term = if by == 0 { now.term } else { TermId(2) };
         let epoch = Epoch { number: now.number.saturating_add(by), term };
         let required = if role == Role::Primary { required } else { Vec::new() };
-        let desired = Desired { epoch, role, required, accept_data_loss: true, force: c.rarely(4), order: 0 };
+        let (force, membership) = (c.rarely(4), Membership::Untold);
+        let accept_data_loss = true;
+        let desired = Desired { epoch, role, required, accept_data_loss, force, order: 0, membership };
         let token = Token(self.next());
         self.give(c, Event::Desired { token, desired });
         self.note_required();
@@ -363,7 +365,7 @@ impl World {
         }
         let Some((tag, op, number)) = self.store.remove(at % self.store.len()) else { return };
         let result = match (&op, fine) {
-            (_, false) => Err("input/output error".into()),
+            (_, false) => Err(Fault::Failed("input/output error".into())),
             (StoreOp::Read(range), true) => Ok(Bytes::from(vec![0; range.bytes() as usize])),
             (StoreOp::Digest(range, piece), true) => {
                 Ok(Bytes::from(vec![0; range.bytes().div_ceil((*piece).max(1)) as usize * 32]))

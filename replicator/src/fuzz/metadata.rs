@@ -32,6 +32,7 @@ pub(super) fn setup(size_bytes: u64, seed: u64) -> Setup {
         resync_rate: 0,
         resync_min_rate: 1 << 40,
         target_latency_us: 0,
+        disk_timeout_ms: 30_000,
     };
     Setup {
         node: node("alpha"),
