@@ -9,6 +9,7 @@
 //! | `POST /v1/volumes/{volume}/format` | [`Format`]: make a filesystem, refused unless primary and blank |
 //! | `POST /v1/volumes/{volume}/verify` | [`VerifyRequest`]: compare the replicas; refused unless primary and connected to a peer. Idempotent by id |
 //! | `DELETE /v1/volumes/{volume}/verify` | stop comparing. Idempotent |
+//! | `PUT /v1/volumes/{volume}/resync` | [`ResyncRequest`]: let resyncs stand still, or go on. Idempotent, in any role; forgotten when the replicator ends |
 //! | `POST /v1/volumes/{volume}/detach` | flush, write the clean-shutdown mark and close (secondary only) |
 //!
 //! Errors are RFC 9457 problem documents ([`Problem`]). All commands are idempotent, so that an agent that
@@ -101,6 +102,13 @@ pub struct VerifyRequest {
     /// Copy what differs from the primary to the secondary, what earlier runs marked included.
     #[serde(default)]
     pub repair: bool,
+}
+
+/// Whether a volume's resyncs stand still.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ResyncRequest {
+    /// They do.
+    pub paused: bool,
 }
 
 /// How a verify stands.
@@ -409,6 +417,9 @@ pub struct VolumeStatus {
     /// The running or the last verify; none since the replicator started.
     #[serde(default)]
     pub verify: Option<VerifyStatus>,
+    /// Resyncs from this node stand still by command.
+    #[serde(default)]
+    pub resync_paused: bool,
 }
 
 /// Totals since the replicator started.
@@ -459,6 +470,12 @@ pub struct PeerStatus {
     pub lag_us: u64,
     /// The running resync.
     pub resync: Option<ResyncProgress>,
+    /// Bytes that resyncs have copied to the peer since the replicator started.
+    #[serde(default)]
+    pub copied_bytes: u64,
+    /// Bytes that they did not copy because the peer had the same.
+    #[serde(default)]
+    pub spared_bytes: u64,
     /// The way the blocks go; none without a session.
     #[serde(default)]
     pub link: Option<LinkStatus>,
@@ -484,10 +501,22 @@ pub struct ResyncProgress {
     pub total_bytes: u64,
     /// Bytes done.
     pub done_bytes: u64,
-    /// Speed over the last seconds.
+    /// Speed over the last 16 seconds.
     pub bytes_per_s: u64,
     /// Estimated time left, seconds; none if it does not move.
     pub eta_s: Option<u64>,
+    /// Speed since it began.
+    #[serde(default)]
+    pub average_bytes_per_s: u64,
+    /// Bytes of those done that were compared, found the same and not copied.
+    #[serde(default)]
+    pub spared_bytes: u64,
+    /// It stands still by command (DRBD's PausedSyncS).
+    #[serde(default)]
+    pub paused: bool,
+    /// For how long it has not moved although nothing holds it, seconds. It is begun anew after 30, or two peer_timeouts.
+    #[serde(default)]
+    pub stalled_s: u64,
 }
 
 /// RFC 9457 problem document.

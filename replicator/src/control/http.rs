@@ -3,7 +3,7 @@
 //! Invariants: every command ends within its bound; whatever goes wrong, the answer is a problem document.
 
 use super::{Controller, problem, socket};
-use crate::api::{Desired, Format, Problem, VerifyRequest, VolumeConfig};
+use crate::api::{Desired, Format, Problem, ResyncRequest, VerifyRequest, VolumeConfig};
 use crate::types::VolumeName;
 use axum::Json;
 use axum::body::Bytes;
@@ -42,6 +42,7 @@ pub fn router<C: Controller>(controller: Arc<C>) -> axum::Router {
         .route("/v1/volumes/{volume}/desired", put(desired::<C>))
         .route("/v1/volumes/{volume}/format", post(format::<C>))
         .route("/v1/volumes/{volume}/verify", post(verify::<C>).delete(stop_verify::<C>))
+        .route("/v1/volumes/{volume}/resync", put(resync::<C>))
         .route("/v1/volumes/{volume}/detach", post(detach::<C>))
         .fallback(|| async {
             Refused(problem(404, "not-found", "Not found", "no such resource; see the API's table"))
@@ -189,6 +190,19 @@ async fn stop_verify<C: Controller>(
         Ok(volume) => bounded("stopping the verify", COMMAND_LIMIT, controller.verify(volume, None))
             .await
             .into_response(),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn resync<C: Controller>(
+    State(controller): State<Arc<C>>,
+    UrlPath(volume): UrlPath<String>,
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Response {
+    match volume_name(volume).and_then(|v| Ok((v, parse::<ResyncRequest>(body)?))) {
+        Ok((volume, request)) => {
+            bounded("the pause", COMMAND_LIMIT, controller.resync(volume, request)).await.into_response()
+        }
         Err(refused) => refused.into_response(),
     }
 }

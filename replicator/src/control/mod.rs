@@ -18,7 +18,9 @@ pub use fuzz::{fuzz_datagram, fuzz_http};
 pub use http::{ControlServer, router};
 pub use socket::bind_private;
 
-use crate::api::{Desired, Format, Problem, Status, VerifyRequest, VolumeConfig, VolumeStatus};
+use crate::api::{
+    Desired, Format, Problem, ResyncRequest, Status, VerifyRequest, VolumeConfig, VolumeStatus,
+};
 use crate::types::VolumeName;
 use std::future::Future;
 use std::time::Duration;
@@ -44,6 +46,13 @@ pub trait Controller: Send + Sync + 'static {
         &self,
         volume: VolumeName,
         request: Option<VerifyRequest>,
+    ) -> impl Future<Output = Result<VolumeStatus, Problem>> + Send;
+
+    /// Lets resyncs stand still, or go on.
+    fn resync(
+        &self,
+        volume: VolumeName,
+        request: ResyncRequest,
     ) -> impl Future<Output = Result<VolumeStatus, Problem>> + Send;
 
     /// Makes a filesystem on a blank primary.

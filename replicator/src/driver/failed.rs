@@ -28,5 +28,6 @@ pub(super) fn status(config: &VolumeConfig, why: &str) -> VolumeStatus {
         counters: Counters::default(),
         alarms: vec![why.to_owned()],
         verify: None,
+        resync_paused: false,
     }
 }

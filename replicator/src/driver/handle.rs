@@ -23,6 +23,8 @@ pub(super) enum Input {
     Desired(crate::api::Desired, Answer),
     /// Compare the replicas; none: stop comparing.
     Verify(Option<crate::api::VerifyRequest>, Answer),
+    /// Let resyncs stand still, or go on.
+    PauseResync(bool, Answer),
     ServeUntil(Epoch, Instant),
     Reconfigure(VolumeConfig, Answer),
     /// Look again what filesystem there is.

@@ -14,7 +14,9 @@ mod handle;
 mod open;
 mod volume;
 
-use crate::api::{Desired, Format, Problem, ServeUntil, Status, VerifyRequest, VolumeConfig, VolumeStatus};
+use crate::api::{
+    Desired, Format, Problem, ResyncRequest, ServeUntil, Status, VerifyRequest, VolumeConfig, VolumeStatus,
+};
 use crate::control::{Controller, problem};
 use crate::frontend::{Begin, EventSink, FrontEnd, FrontEndConfig, fuse, mkfs, stale};
 use crate::hold::Holder;
@@ -350,6 +352,12 @@ impl Controller for Replicator {
     ) -> Result<VolumeStatus, Problem> {
         let volume = self.volume(&volume)?;
         volume.command(|answer| Input::Verify(request, answer)).await?;
+        Ok(volume.status())
+    }
+
+    async fn resync(&self, volume: VolumeName, request: ResyncRequest) -> Result<VolumeStatus, Problem> {
+        let volume = self.volume(&volume)?;
+        volume.command(|answer| Input::PauseResync(request.paused, answer)).await?;
         Ok(volume.status())
     }
 

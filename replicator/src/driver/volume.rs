@@ -172,6 +172,10 @@ impl Owner {
                     None => Event::StopVerify { token },
                 });
             }
+            Input::PauseResync(paused, answer) => {
+                let token = self.token(answer);
+                self.give(Event::PauseResync { token, paused });
+            }
             Input::ServeUntil(epoch, until) => self.give(Event::ServeUntil { epoch, until }),
             Input::Reconfigure(config, answer) => {
                 let before = self.engine.config().clone();

@@ -198,6 +198,61 @@ fn a_write_at_any_moment_of_a_handshake_is_sent_or_marked() {
     assert!(moments.len() >= 3, "only {moments:?}");
 }
 
+/// 2022-08: the same while the resync is paused: a pause that begins and ends at any moment, writes in it to what is copied
+/// already, to what is not and to what was never dirty, and a link or a process that fails meanwhile.
+#[test]
+fn a_write_during_a_paused_resync_is_sent_or_marked() {
+    let mut held = 0;
+    for at in 0..60 {
+        let mut w = without_beta(1200 + at);
+        scatter(&mut w, 0, 1000);
+        w.mend(0, 1);
+        steps(&mut w, at * 3);
+        w.pause_resync(0, true);
+        w.run_for(300 * MS);
+        held += u64::from(w.peer(0, 1).resync.is_some_and(|r| r.paused));
+        for (n, block) in [(0, 0), (1, 32 * 99), (2, FAR + 7)] {
+            assert!(w.write(0, block, 5000 + n), "{at}: {}", w.describe());
+        }
+        let lacks = w.engine(1).status().disk == DiskState::Inconsistent;
+        match at % 4 {
+            0 => {
+                w.cut(0, 1);
+                assert!(w.write(0, FAR + 8, 6000));
+                w.mend(0, 1);
+            }
+            1 => {
+                w.crash(1, true);
+                assert!(w.write(0, FAR + 8, 6000));
+                w.start(1);
+            }
+            2 => assert!(w.flush(0) && w.write(0, FAR + 8, 6000)),
+            _ => {
+                assert!(w.write(0, FAR + 8, 6000) && w.flush(0));
+                w.crash(0, true);
+                w.start(0);
+                w.until("attached", LONG, |w| w.is_attached(0));
+                w.pause_resync(0, true);
+                w.desire(0, Role::Primary, 1, Vec::new(), false);
+                w.serve(0, 1, Duration::from_secs(999));
+                w.until("the device", LONG, |w| w.nodes[0].device);
+            }
+        }
+        w.run_for(1000 * MS);
+        if lacks {
+            let peer = w.peer(0, 1);
+            assert!(!peer.resynced && !peer.settled && peer.dirty_bytes > 0, "{at}: {}", w.describe());
+            assert_ne!(w.engine(1).status().disk, DiskState::UpToDate);
+        }
+        w.pause_resync(0, false);
+        w.admit(0, 1, 1);
+        let there = [(0, 5000), (32 * 99, 5001), (FAR + 7, 5002), (FAR + 8, 6000)];
+        there.iter().for_each(|(block, value)| assert_eq!(w.nodes[1].disk.get(*block), *value, "{at}"));
+        equal(&w, 0, 1);
+    }
+    assert!(held > 20, "only {held} were paused in the middle of it");
+}
+
 /// 2021-08: two inconsistent nodes cleared the bitmaps about each other when they met, and a later sync missed blocks.
 #[test]
 fn two_unfinished_targets_do_not_make_each_other_clean() {

@@ -7,6 +7,7 @@ mod frames;
 mod mutants;
 mod peers;
 mod resume;
+mod resync;
 mod seeds;
 mod sim;
 mod traps;

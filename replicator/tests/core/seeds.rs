@@ -19,6 +19,8 @@ impl AddAssign for Sums {
         self.acks += other.acks;
         self.takeovers += other.takeovers;
         self.compared += other.compared;
+        self.pauses += other.pauses;
+        self.spared += other.spared;
         self.replaced += other.replaced;
         self.resumed += other.resumed;
         self.diskless += other.diskless;
@@ -98,6 +100,8 @@ fn busy(sums: &Sums, count: u64) -> bool {
         && sums.resumed > count / 8
         && sums.diskless > count / 25
         && sums.diskless_acks > count / 4
+        && sums.pauses > count / 8
+        && sums.spared > count * SIZE / 64
 }
 
 // Together 20,000 seeds: two and a half minutes on two quiet cores.

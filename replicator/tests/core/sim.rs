@@ -77,6 +77,9 @@ pub struct Sim {
     down_since: BTreeMap<usize, u64>,
     acks: u64,
     takeovers: u64,
+    /// Pauses of resyncs begun, and bytes that resyncs compared instead of copying.
+    pauses: u64,
+    spared: BTreeMap<(u64, usize), u64>,
     /// Bytes that each verify compared.
     compared: BTreeMap<u64, u64>,
     hosts: hosts::Hosts,
@@ -88,6 +91,10 @@ pub struct Sums {
     pub acks: u64,
     pub takeovers: u64,
     pub compared: u64,
+    /// Pauses of resyncs begun.
+    pub pauses: u64,
+    /// Bytes that resyncs found to be the same and did not copy.
+    pub spared: u64,
     pub replaced: u64,
     /// Devices taken over from a process that had died.
     pub resumed: u64,
@@ -126,6 +133,8 @@ impl Sim {
             down_since: BTreeMap::new(),
             acks: 0,
             takeovers: 0,
+            pauses: 0,
+            spared: BTreeMap::new(),
             compared: BTreeMap::new(),
             hosts: hosts::Hosts::new(nodes),
         }
@@ -441,6 +450,19 @@ impl Sim {
             self.hand_over(leader);
         } else if faults {
             self.verify(leader);
+            self.pause(leader);
+        }
+    }
+
+    /// A person pauses resyncs now and then, for a while.
+    fn pause(&mut self, leader: usize) {
+        let Some(status) = self.w.nodes[leader].engine.as_ref().map(|e| e.status()) else { return };
+        for (index, peer) in status.peers.iter().enumerate() {
+            self.spared.insert((self.number, index), peer.spared_bytes);
+        }
+        if self.w.random.chance(if status.resync_paused { 60 } else { 4 }) {
+            self.pauses += u64::from(!status.resync_paused);
+            self.w.pause_resync(leader, !status.resync_paused);
         }
     }
 
@@ -682,6 +704,8 @@ impl Sim {
             acks: self.acks,
             takeovers: self.takeovers,
             compared: self.compared.values().sum(),
+            pauses: self.pauses,
+            spared: self.spared.values().sum(),
             replaced: self.hosts.replaced,
             resumed: self.resumed,
             diskless: self.disks.detached,
@@ -701,6 +725,11 @@ impl Sim {
     fn heal(&mut self) {
         self.mend_all();
         self.note("healing".into());
+        for node in self.alive() {
+            if self.w.is_up(node) {
+                self.w.pause_resync(node, false);
+            }
+        }
         let limit = self.w.now.plus(Duration::from_secs(90));
         loop {
             for _ in 0..20 {

@@ -159,6 +159,8 @@ pub struct Node {
     pub no_space: bool,
     /// It is of the release before: its Hello says version 1, and it does not understand more.
     pub old: bool,
+    /// Its answers to questions for digests are lost.
+    pub mute: bool,
     /// The peers that its agent has configured.
     pub peers: BTreeSet<usize>,
     /// Metadata that was called durable and is not: see [`Bug::MetadataEarly`].
@@ -193,6 +195,7 @@ impl Node {
             hangs: false,
             no_space: false,
             old: false,
+            mute: false,
             peers,
             promised: VecDeque::new(),
         }
@@ -219,6 +222,8 @@ pub struct World {
     /// See `Setup`; for engines started from now on.
     pub log_idle: Duration,
     pub verify_chunk: u64,
+    /// Bounds of resync in configurations made from now on: most (0: none) and least bytes per second.
+    pub rate: (u64, u64),
     pub log: Vec<String>,
     pub alarms: Vec<String>,
     /// What is wrong with all of it.
@@ -259,6 +264,7 @@ impl World {
             pace: 1,
             log_idle,
             verify_chunk,
+            rate: (0, 1 << 40),
             log: Vec::new(),
             alarms: Vec::new(),
             bug: None,
@@ -325,8 +331,8 @@ impl World {
             protocol: Protocol::C,
             transport: Transport::Tls,
             peer_timeout_ms: 500,
-            resync_rate: 0,
-            resync_min_rate: 1 << 40,
+            resync_rate: self.rate.0,
+            resync_min_rate: self.rate.1,
             target_latency_us: 0,
             disk_timeout_ms: 30_000,
         }
@@ -444,6 +450,9 @@ impl World {
                 Action::Meta { tag, writes } => self.nodes[i].metas.push_back((tag, writes)),
                 Action::Send { session, frame } => {
                     if self.acknowledges_early(i, session, &frame) {
+                        continue;
+                    }
+                    if self.nodes[i].mute && matches!(frame.message, Message::Digests { .. }) {
                         continue;
                     }
                     let (kind, mut head, body) = frame.encode();
@@ -866,6 +875,14 @@ impl World {
         let token = self.last_token;
         self.give(i, Event::Verify { token: Token(token), request: VerifyRequest { id, repair } });
         self.nodes[i].done[&token].clone()
+    }
+
+    /// Pauses resyncs, or lets them go on.
+    pub fn pause_resync(&mut self, i: usize, paused: bool) {
+        self.last_token += 1;
+        let token = self.last_token;
+        self.give(i, Event::PauseResync { token: Token(token), paused });
+        assert_eq!(self.nodes[i].done[&token], Ok(()));
     }
 
     /// The running or the last verify.

@@ -1,7 +1,7 @@
 //! A fake controller behind a real socket, spoken to in plain HTTP/1.1.
 
 use super::*;
-use crate::api::{Status, VolumeStatus};
+use crate::api::{ResyncRequest, Status, VolumeStatus};
 use crate::types::{Epoch, GroupName, Role};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
@@ -46,6 +46,7 @@ fn volume_status(volume: VolumeName) -> VolumeStatus {
         counters: Default::default(),
         alarms: vec![],
         verify: None,
+        resync_paused: false,
     }
 }
 
@@ -75,6 +76,10 @@ impl Controller for Fake {
         request: Option<VerifyRequest>,
     ) -> Result<VolumeStatus, Problem> {
         self.note(format!("verify {volume} {:?}", request.map(|r| (r.id, r.repair))));
+        Ok(volume_status(volume))
+    }
+    async fn resync(&self, volume: VolumeName, request: ResyncRequest) -> Result<VolumeStatus, Problem> {
+        self.note(format!("resync {volume} paused {}", request.paused));
         Ok(volume_status(volume))
     }
     async fn detach(&self, volume: VolumeName) -> Result<(), Problem> {
@@ -130,6 +135,9 @@ async fn every_route_reaches_its_command_and_errors_are_problems() {
     let verify = "/v1/volumes/webstore/verify";
     assert_eq!(call(&path, "POST", verify, r#"{"id":5,"repair":true}"#).await.0, 200);
     assert_eq!(call(&path, "DELETE", verify, "").await.0, 200);
+    let resync = "/v1/volumes/webstore/resync";
+    assert_eq!(call(&path, "PUT", resync, r#"{"paused":true}"#).await.0, 200);
+    assert_eq!(call(&path, "PUT", resync, r#"{"paused":3}"#).await.0, 400);
     let (code, ..) = call(&path, "POST", "/v1/volumes/webstore/detach", "").await;
     assert_eq!(code, 204);
     assert_eq!(
@@ -142,6 +150,7 @@ async fn every_route_reaches_its_command_and_errors_are_problems() {
             "format webstore ext4",
             "verify webstore Some((5, true))",
             "verify webstore None",
+            "resync webstore paused true",
             "detach webstore"
         ]
     );

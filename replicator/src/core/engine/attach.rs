@@ -158,6 +158,7 @@ impl Setup {
             store: BTreeMap::new(),
             flushes: BTreeMap::new(),
             pace: Pace::new(now),
+            paused: false,
             verify_chunk: self.verify_chunk,
             verify: None,
             held: VecDeque::new(),

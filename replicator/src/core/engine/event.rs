@@ -143,6 +143,13 @@ pub enum Event {
         /// For the answer.
         token: Token,
     },
+    /// Let resyncs stand still, or go on.
+    PauseResync {
+        /// For the answer.
+        token: Token,
+        /// Whether they stand still.
+        paused: bool,
+    },
     /// The agent vouches.
     ServeUntil {
         /// For this leadership.

@@ -49,7 +49,7 @@ pub(super) enum Origin {
         session: SessionId,
         run: u64,
     },
-    /// Verify: the local side of a comparison; the secondary's side.
+    /// Verify, and a resync that compares: the local side; the secondary's side.
     Verify {
         peer: usize,
         session: SessionId,
@@ -531,7 +531,7 @@ impl Engine {
 
     /// The application's request that arrived at `at` is done: what resync and verify go by.
     pub(super) fn observe(&mut self, at: Instant) {
-        let background = self.is_verifying() || self.peers.iter().any(|p| p.resync.is_some());
+        let background = self.is_verifying() || self.is_resyncing();
         self.pace.observe(self.now.since(at), background);
     }
 

@@ -186,6 +186,9 @@ impl Engine {
                 self.members_acked(peer, generation)
             }
             Message::WantDurable if self.peers[peer].in_replication() => self.want_durable(),
+            Message::Digests { id, digests } if link == Link::Syncing => {
+                return self.compared_there(peer, id, digests);
+            }
             Message::Digests { id, digests } if link == Link::Connected => {
                 return self.digest_there(peer, id, digests);
             }

@@ -9,7 +9,7 @@
 //! * `diskless`: a primary whose disk failed goes on through its peers; `full`: a backing store without space;
 //! * `peer`: a peer as the primary sees it; `link`: the primary's part of a session;
 //! * `replica`: the secondary's part;
-//! * `resync`: copying dirty blocks; `verify`: comparing replicas; `mend`: copying what differed; `pace`: how fast;
+//! * `resync`: copying dirty blocks; `compare`: what need not be copied; `verify`: comparing replicas; `mend`: copying what differed; `pace`: how fast;
 //! * `generation`: changes of generation and members;
 //! * `reconfigure`: what may change while attached;
 //! * `role`: promotion and the required set; `retire`: demotion and stopping;
@@ -26,6 +26,7 @@
 //! If the process dies, the activity log and the bitmaps on disk cover everything that may differ.
 
 mod attach;
+mod compare;
 mod diskless;
 pub mod event;
 mod flush;
@@ -137,6 +138,8 @@ pub struct Engine {
     store: BTreeMap<u64, (Use, Instant)>,
     flushes: BTreeMap<u64, Flush>,
     pace: Pace,
+    /// A person has paused resyncs.
+    paused: bool,
     verify_chunk: u64,
     verify: Option<Verify>,
     held: VecDeque<(u64, Bytes)>,
@@ -199,6 +202,7 @@ impl Engine {
             Event::Desired { token, desired } => self.desired(token, desired),
             Event::Verify { token, request } => self.verify(token, request),
             Event::StopVerify { token } => self.stop_verify(token),
+            Event::PauseResync { token, paused } => self.pause_resync(token, paused),
             Event::ServeUntil { epoch, until } => self.serve_until(epoch, until),
             Event::Stop { token, even_primary } => self.stop(token, even_primary),
             Event::Tick => self.tick(),
@@ -236,6 +240,7 @@ impl Engine {
         }
         self.tick_full();
         self.tick_links();
+        self.tick_resync();
         self.tick_replica();
         self.tick_verify();
     }

@@ -72,6 +72,11 @@ pub(super) struct Peer {
     pub theirs: Identity,
     pub sync: Sync,
     pub resync: Option<Resync>,
+    /// Bytes that resyncs copied, and found to be the same, since the replicator started.
+    pub copied_bytes: u64,
+    pub spared_bytes: u64,
+    /// It owed answers when a resync stood still: the next ones do not compare.
+    pub compares_not: bool,
     pub inflight: BTreeMap<u64, Sent>,
     /// Acknowledged, not flushed.
     pub unflushed: RangeSet,
@@ -114,6 +119,9 @@ impl Peer {
             theirs: Identity::default(),
             sync: Sync::Nothing,
             resync: None,
+            copied_bytes: 0,
+            spared_bytes: 0,
+            compares_not: false,
             inflight: BTreeMap::new(),
             unflushed: RangeSet::default(),
             flushing: BTreeMap::new(),

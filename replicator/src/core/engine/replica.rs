@@ -194,7 +194,7 @@ impl Engine {
                 let tag = self.next_id();
                 self.submit(tag, Use::RemoteFlush(session, id), StoreOp::Flush);
             }
-            Message::Digest { id, range, by_block } if upstream.stage == Stage::InSync => {
+            Message::Digest { id, range, by_block } if receiving => {
                 let origin = Origin::Ask { session, id };
                 return self.replicate(Some(range), Work::Digest { by_block }, origin);
             }

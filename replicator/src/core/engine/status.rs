@@ -76,6 +76,8 @@ impl Engine {
                 .map_or(0, |at| u64::try_from(self.now.since(at).as_millis()).unwrap_or(u64::MAX)),
             lag_us: p.lag_us,
             resync: self.resync_progress(index),
+            copied_bytes: p.copied_bytes,
+            spared_bytes: p.spared_bytes,
             // The owner of the sessions knows.
             link: None,
         }
@@ -111,6 +113,7 @@ impl Engine {
             counters: self.counters,
             alarms: self.alarms.iter().cloned().collect(),
             verify: self.verify_status(),
+            resync_paused: self.paused,
         }
     }
 
@@ -138,6 +141,7 @@ impl Engine {
             &self.filesystem,
             &self.required,
             self.device_left,
+            self.paused,
         )
             .hash(&mut h);
         (self.role == Role::Primary, self.disk as u8, &self.alarms).hash(&mut h);

@@ -308,6 +308,9 @@ impl Engine {
 
     /// The local answer.
     pub(super) fn digest_here(&mut self, peer: usize, id: u64, digests: Bytes) {
+        if self.compared_here(peer, id, &digests) {
+            return;
+        }
         if let Some(ask) = self.ask(peer, id) {
             ask.here = Some(digests);
         }
@@ -437,7 +440,7 @@ impl Engine {
 }
 
 /// The runs whose digests differ.
-fn differing(range: Range, by_block: bool, here: &[u8], there: &[u8]) -> Vec<Range> {
+pub(super) fn differing(range: Range, by_block: bool, here: &[u8], there: &[u8]) -> Vec<Range> {
     if !by_block {
         return if here == there { Vec::new() } else { vec![range] };
     }

@@ -79,6 +79,16 @@ impl Bitmap {
         self.set * BLOCK_BYTES
     }
 
+    /// Every block of `range`, as far as the volume reaches, is marked.
+    #[must_use]
+    pub fn is_full(&self, range: Range) -> bool {
+        let end = range.end.min(self.size);
+        match self.next_run(range.start, end.saturating_sub(range.start)) {
+            Some(run) => run.start == range.start && run.end >= end,
+            None => false,
+        }
+    }
+
     /// No bit is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
