@@ -5,7 +5,7 @@
 mod direct;
 
 use baton_replicator::api::{
-    Backing, Desired, Membership, PeerConfig, ServeUntil, VerifyRequest, VerifyState, VolumeConfig,
+    Backing, Desired, Membership, PeerConfig, ResyncRequest, ServeUntil, VerifyRequest, VerifyState, VolumeConfig,
     VolumeStatus,
 };
 use baton_replicator::control::Controller;
@@ -276,6 +276,57 @@ async fn a_byte_flipped_in_a_backing_file_is_found_and_mended_while_writes_go_on
     let refused = beta.it().verify(volume(), Some(VerifyRequest { id: 9, repair: false })).await;
     assert_eq!(refused.expect_err("refused").status, 409);
     alpha.it().verify(volume(), None).await.expect("nothing to stop");
+    for host in [&alpha, &beta] {
+        assert!(host.status().await.alarms.is_empty());
+        host.it().stop().await;
+    }
+}
+
+/// Bytes that a file takes up on its disk.
+fn allocated(host: &Host) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(host.image()).unwrap().blocks() * 512
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sparse_replica_stays_sparse_and_a_pause_reaches_the_engine() {
+    const MIB: u64 = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let (alpha, mut beta) = pair(dir.path(), false).await;
+    // 8 KiB in every 512 KiB: in a copy of 128 KiB there is more hole than data.
+    for id in 1..48 {
+        assert!(alpha.write(id, id << 19, id as u8));
+    }
+    alpha.admit(&beta, 1).await;
+    assert!(alpha.flush(50));
+    assert_equal(&alpha, &beta);
+    let copied = alpha.status().await.peers[0].copied_bytes;
+    assert_eq!(copied, SIZE, "a full sync");
+    // With the filesystem's own blocks; copied as they were read it would be 6 MiB.
+    assert!(allocated(&beta) <= MIB, "{} bytes, alpha {}", allocated(&beta), allocated(&alpha));
+
+    // What was given back while it was away is given back there, too.
+    for id in 100..612 {
+        assert!(alpha.write(id, (8 << 20) + (id - 100) * 8192, 9));
+    }
+    assert!(alpha.flush(90) && allocated(&beta) >= 4 * MIB);
+    let at_beta = beta.it().address();
+    beta.it().stop().await;
+    drop(beta.replicator.take());
+    alpha.desire(Role::Primary, 1, Vec::new()).await;
+    alpha.direct.ask(91, Op::Discard { offset: 8 << 20, len: 4 << 20 });
+    assert_eq!(alpha.direct.answer(91, LIMIT), Some(Ok(Bytes::new())));
+    let paused = alpha.it().resync(volume(), ResyncRequest { paused: true }).await.unwrap();
+    assert!(paused.resync_paused);
+    beta.start(false, at_beta);
+    beta.configure(&alpha, alpha.it().address()).await;
+    let held = alpha.until("a paused resync", |s| s.peers[0].resync.is_some_and(|r| r.paused)).await;
+    assert!(held.peers[0].dirty_bytes >= 4 * MIB && !held.peers[0].resynced && allocated(&beta) >= 4 * MIB);
+    alpha.it().resync(volume(), ResyncRequest { paused: false }).await.unwrap();
+    alpha.admit(&beta, 1).await;
+    assert!(alpha.flush(92));
+    assert_equal(&alpha, &beta);
+    assert!(allocated(&beta) <= MIB, "{} bytes", allocated(&beta));
     for host in [&alpha, &beta] {
         assert!(host.status().await.alarms.is_empty());
         host.it().stop().await;

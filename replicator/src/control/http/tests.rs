@@ -173,7 +173,7 @@ async fn every_route_reaches_its_command_and_errors_are_problems() {
         assert_eq!(problem["status"].as_u64(), Some(u64::from(code)), "{method} {url}");
         assert!(problem["detail"].as_str().unwrap().contains(says), "{method} {url}: {problem}");
     }
-    assert_eq!(fake.calls.lock().unwrap().len(), 8, "nothing refused reached the controller");
+    assert_eq!(fake.calls.lock().unwrap().len(), 9, "nothing refused reached the controller");
 
     stop.send(()).unwrap();
     tokio::time::timeout(Duration::from_secs(10), serving).await.unwrap().unwrap().unwrap();

@@ -200,13 +200,17 @@ impl Engine {
         true
     }
 
-    /// Who closes the session instead of answering a Hello may not understand its version: the next one but one
-    /// offers the oldest. Whatever is taken, the session after that begins with the newest again.
+    /// Who closes the session instead of answering a Hello may not understand its version: the next one but one offers that
+    /// of the release before, the sixth the oldest. Whatever is taken, the session after that begins with the newest again.
     pub(super) fn unanswered_hello(&mut self, peer: usize) {
         let p = &mut self.peers[peer];
         if p.link == Link::Greeting {
             p.unanswered = p.unanswered.saturating_add(1);
-            p.offer = if p.unanswered % 3 == 2 { OLDEST_PROTOCOL } else { PROTOCOL };
+            p.offer = match p.unanswered % 6 {
+                2 => PROTOCOL - 1,
+                5 => OLDEST_PROTOCOL,
+                _ => PROTOCOL,
+            };
         }
     }
 
