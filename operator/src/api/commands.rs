@@ -147,6 +147,15 @@ pub trait Commands: Send + Sync + 'static {
 
     /// Stops the comparison.
     fn stop_verify(&self, volume: VolumeName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+
+    /// Lets the resyncs of `volume` stand still, or go on.
+    fn pause_resync(
+        &self,
+        volume: VolumeName,
+        paused: bool,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+
     /// Checks, compares and, unless it is a dry run, writes a specification.
     fn apply_spec(&self, apply: Apply) -> BoxFuture<'_, Result<Applied, ApplyError>>;
 

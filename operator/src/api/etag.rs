@@ -23,11 +23,12 @@ use std::fmt;
 /// Answers longer than this are not tagged by content. The status of 100 groups on three nodes has about half a MiB.
 const TAGGED_MAX: u64 = 16 << 20;
 /// Fields of status that are measured rather than decided: they do not count for a tag.
-pub(super) const MEASURED: [&str; 20] = [
+pub(super) const MEASURED: [&str; 22] = [
     "activity_log_extents",
     "age_ms",
     "at",
     "availability",
+    "copied_bytes",
     "counters",
     "dirty_bytes",
     "fresh",
@@ -42,6 +43,7 @@ pub(super) const MEASURED: [&str; 20] = [
     "resync",
     "resync_percent",
     "revision",
+    "spared_bytes",
     "unacked_bytes",
     "under_way",
 ];

@@ -116,6 +116,14 @@ impl Commands for Fake {
     fn stop_verify(&self, volume: VolumeName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         self.record(format!("stop verify {volume}"), how)
     }
+    fn pause_resync(
+        &self,
+        volume: VolumeName,
+        paused: bool,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        self.record(format!("pause resync of {volume} {paused}"), how)
+    }
 
     /// Version 12 is in force; a text with `refuse` in it is refused, one with `cluster: 9!` is not valid.
     fn apply_spec(&self, apply: Apply) -> BoxFuture<'_, Result<Applied, ApplyError>> {

@@ -151,6 +151,8 @@ fn operator() -> OpenApiRouter<ApiState> {
         .routes(routes!(mode::set_mode))
         .routes(routes!(notify::test))
         .routes(routes!(verify::verify, verify::stop_verify))
+        .routes(routes!(verify::pause))
+        .routes(routes!(verify::resume))
 }
 
 /// Routes that change what the cluster is.

@@ -1,4 +1,4 @@
-//! Asking for a comparison of a volume's replicas, and stopping it.
+//! What is asked of volumes: a comparison of their replicas and its end, a pause of their resyncs and its end.
 
 use super::problem::ApiError;
 use super::{Accepted, ApiState, How};
@@ -75,6 +75,68 @@ pub(super) async fn stop_verify(
     let volume = known_volume(&api, &volume)?;
     let how = How { dry_run: query.dry_run, expected: None };
     Ok(answer(api.commands.stop_verify(volume, how).await?))
+}
+
+#[derive(Deserialize)]
+pub(super) struct PauseQuery {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Lets the resyncs of a volume stand still.
+///
+/// Application writes go on and reach the target; what it lacks stays marked, and it cannot take over before the resync has
+/// ended. The catching up of a replica that acknowledgements wait for is not paused. The pause stands until it is taken
+/// back, across restarts and takeovers. Without effect if it is paused already.
+#[utoipa::path(
+    post,
+    path = "/v1/volumes/{volume}/pause-sync",
+    operation_id = "pauseSync",
+    tag = "volumes",
+    params(
+        ("volume" = VolumeName, Path, description = "Name of the volume."),
+        ("dry_run" = Option<bool>, Query, description = "Say what would happen; change nothing.")
+    ),
+    responses(
+        (status = 200, description = "Dry run: what would happen.", body = Accepted),
+        (status = 202, description = "Written; every agent tells its replicator.", body = Accepted)
+    )
+)]
+pub(super) async fn pause(
+    State(api): State<ApiState>,
+    Path(volume): Path<String>,
+    Query(query): Query<PauseQuery>,
+) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    let volume = known_volume(&api, &volume)?;
+    let how = How { dry_run: query.dry_run, expected: None };
+    Ok(answer(api.commands.pause_resync(volume, true, how).await?))
+}
+
+/// Lets the resyncs of a volume go on.
+///
+/// Without effect if they are not paused.
+#[utoipa::path(
+    post,
+    path = "/v1/volumes/{volume}/resume-sync",
+    operation_id = "resumeSync",
+    tag = "volumes",
+    params(
+        ("volume" = VolumeName, Path, description = "Name of the volume."),
+        ("dry_run" = Option<bool>, Query, description = "Say what would happen; change nothing.")
+    ),
+    responses(
+        (status = 200, description = "Dry run: what would happen.", body = Accepted),
+        (status = 202, description = "Written; every agent tells its replicator.", body = Accepted)
+    )
+)]
+pub(super) async fn resume(
+    State(api): State<ApiState>,
+    Path(volume): Path<String>,
+    Query(query): Query<PauseQuery>,
+) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    let volume = known_volume(&api, &volume)?;
+    let how = How { dry_run: query.dry_run, expected: None };
+    Ok(answer(api.commands.pause_resync(volume, false, how).await?))
 }
 
 fn known_volume(api: &ApiState, name: &str) -> Result<VolumeName, ApiError> {

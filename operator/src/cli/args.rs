@@ -225,6 +225,18 @@ pub enum VolumeCommand {
     Wait(super::volume_wait::WaitArgs),
     /// Compare the replicas block by block, while they are in use.
     Verify(super::verify::VerifyArgs),
+    /// Let the volume's resyncs stand still until they are resumed. Writes go on.
+    PauseSync {
+        /// The volume.
+        #[arg(value_name = "VOLUME", add = complete::volumes())]
+        name: String,
+    },
+    /// Let the volume's resyncs go on.
+    ResumeSync {
+        /// The volume.
+        #[arg(value_name = "VOLUME", add = complete::volumes())]
+        name: String,
+    },
 }
 
 /// Arguments of `apply`.

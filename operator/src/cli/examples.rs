@@ -31,6 +31,8 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
     ("volume wait", "baton volume wait webstore --timeout 10m", "until its resync has ended"),
     ("volume wait", "baton volume wait --node gamma", "until a host that has joined holds everything"),
     ("volume verify", "baton volume verify webstore", "compare the replicas' blocks"),
+    ("volume pause-sync", "baton volume pause-sync webstore", "no resync while the shop is busy"),
+    ("volume resume-sync", "baton volume resume-sync webstore", "in the evening"),
     ("events", "baton events -n 50", "the last 50"),
     ("events", "baton events --follow --json", "new ones as they happen, one JSON object per line"),
     ("spec show", "baton spec show", "the specification in force"),

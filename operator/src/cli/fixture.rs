@@ -173,6 +173,8 @@ fn volume() -> VolumeStatus {
             oldest_unacked_ms: 1,
             lag_us: 412,
             resync: None,
+            copied_bytes: 0,
+            spared_bytes: 0,
             link: Some(LinkStatus {
                 transport: "TLS 1.3".into(),
                 cipher: Some("TLS13_AES_128_GCM_SHA256".into()),
@@ -202,6 +204,7 @@ fn volume() -> VolumeStatus {
             ended_at: Some("2026-11-21T02:00:10Z".into()),
             ..Default::default()
         }),
+        resync_paused: false,
     }
 }
 
@@ -234,7 +237,12 @@ pub(crate) fn resyncing() -> ClusterStatus {
         done_bytes: 251_658_240,
         bytes_per_s: 15_728_640,
         eta_s: Some(18),
+        average_bytes_per_s: 12_582_912,
+        spared_bytes: 4_194_304,
+        paused: false,
+        stalled_s: 0,
     });
+    (peer.copied_bytes, peer.spared_bytes) = (247_463_936, 4_194_304);
     status
 }
 

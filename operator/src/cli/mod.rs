@@ -105,6 +105,10 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
         }
         Command::Volume(VolumeCommand::Wait(args)) => volume_wait::run(&client()?, &args).await,
         Command::Volume(VolumeCommand::Verify(args)) => verify::run(&client()?, &args).await,
+        Command::Volume(VolumeCommand::PauseSync { name }) => verify::pause(&client()?, name, "pause").await,
+        Command::Volume(VolumeCommand::ResumeSync { name }) => {
+            verify::pause(&client()?, name, "resume").await
+        }
         Command::Events { n, follow, json, yaml } => {
             events(&client()?, n, follow, Format { json, yaml }, paint).await
         }

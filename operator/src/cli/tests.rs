@@ -147,6 +147,7 @@ fn sync_bars() {
             done_bytes: done,
             bytes_per_s: 1 << 20,
             eta_s: Some(3661),
+            ..ResyncProgress::default()
         })
     };
     let mut text = String::new();
@@ -155,8 +156,15 @@ fn sync_bars() {
     {
         text += &format!("{}\n", bar(done, total));
     }
-    text += &sync_bar(&ResyncProgress { total_bytes: 4096, done_bytes: 0, bytes_per_s: 0, eta_s: None });
-    golden("sync-bars", &(text + "\n"));
+    let still = ResyncProgress { total_bytes: 4096, ..ResyncProgress::default() };
+    for still in [
+        still,
+        ResyncProgress { stalled_s: 12, ..still },
+        ResyncProgress { paused: true, spared_bytes: 1 << 30, ..still },
+    ] {
+        text += &format!("{}\n      {}\n", sync_bar(&still), volume_page::sync_more(&still));
+    }
+    golden("sync-bars", &text);
 }
 
 #[test]

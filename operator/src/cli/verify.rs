@@ -1,4 +1,4 @@
-//! `baton volume verify`: asks for it, and watches it to its end.
+//! `baton volume verify`: asks for it, and watches it to its end. `baton volume pause-sync` and `resume-sync`.
 
 use super::client::ApiClient;
 use super::exit::{CliError, Exit};
@@ -78,6 +78,17 @@ pub(super) async fn run(client: &ApiClient, args: &VerifyArgs) -> Result<Exit, C
     print(&format!("{}\n", summary(&name, &ended)))?;
     let whole = ended.state == VerifyState::Done && ended.mismatched_bytes <= ended.repaired_bytes;
     Ok(if whole { Exit::Ok } else { Exit::Failed })
+}
+
+/// `volume pause-sync` and `volume resume-sync`.
+pub(super) async fn pause(client: &ApiClient, name: String, verb: &str) -> Result<Exit, CliError> {
+    let name = VolumeName::new(name).map_err(bad_name)?;
+    let path = format!("/v1/volumes/{name}/{verb}-sync");
+    let accepted: Accepted = client.command(Method::POST, &path, &serde_json::json!({})).await?;
+    print(&format!(
+        "{}\n",
+        std::iter::once(accepted.message).chain(accepted.consequences).collect::<Vec<_>>().join("; ")
+    ))
 }
 
 /// What came of it, in one or two sentences.

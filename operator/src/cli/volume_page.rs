@@ -26,7 +26,7 @@ pub fn render_short(volume: &VolumeStatus, paint: Paint) -> String {
         out.push('\n');
     }
     for peer in &volume.peers {
-        out.push_str(&peer_lines(peer, paint));
+        out.push_str(&peer_lines(volume, peer, paint));
     }
     if let Some(verify) = &volume.verify {
         out.push_str(&verify_lines(verify, paint));
@@ -38,10 +38,20 @@ pub fn render_short(volume: &VolumeStatus, paint: Paint) -> String {
     out
 }
 
-fn peer_lines(peer: &PeerStatus, paint: Paint) -> String {
+/// The connection in DRBD's words, a paused resync among them. A target knows only that it was told of the pause.
+#[must_use]
+pub fn connection_word(volume: &VolumeStatus, peer: &PeerStatus) -> &'static str {
+    match peer.connection {
+        ConnectionState::SyncSource if peer.resync.is_some_and(|r| r.paused) => "PausedSyncS",
+        ConnectionState::SyncTarget if volume.resync_paused => "PausedSyncT",
+        state => words::connection(state),
+    }
+}
+
+fn peer_lines(volume: &VolumeStatus, peer: &PeerStatus, paint: Paint) -> String {
     let mut pieces = vec![
         cell(format!("{}: ", peer.node)),
-        (words::connection(peer.connection).to_owned(), connection_tone(peer.connection)),
+        (connection_word(volume, peer).to_owned(), connection_tone(peer.connection)),
         cell(", "),
         (words::disk(peer.disk).to_owned(), disk_tone(peer.disk)),
     ];
@@ -58,6 +68,7 @@ fn peer_lines(peer: &PeerStatus, paint: Paint) -> String {
     if let Some(resync) = &peer.resync {
         // Writing to a string does not fail.
         let _ = writeln!(out, "      {}", sync_bar(resync));
+        out.push_str(&hanging("      ", &sync_more(resync)));
     }
     out
 }
@@ -93,6 +104,7 @@ pub fn verify_bar(v: &VerifyStatus) -> String {
         done_bytes: v.checked_bytes,
         bytes_per_s: v.bytes_per_s,
         eta_s: v.eta_s,
+        ..ResyncProgress::default()
     });
     match verify_found(v) {
         Some(found) => format!("{bar}, {found}"),
@@ -110,14 +122,28 @@ pub fn verify_found(v: &VerifyStatus) -> Option<String> {
     }
 }
 
-/// `[=====>..............] sync'ed: 28.1% (92.0 MiB left of 128 MiB)  finish: 0:00:18  15.0 MiB/s`
+/// `36.0 MiB of 128 MiB done, 12.0 MiB/s on average`: what the bar has no room for.
+#[must_use]
+pub fn sync_more(resync: &ResyncProgress) -> String {
+    let done = bytes(resync.done_bytes.min(resync.total_bytes));
+    let mut parts = vec![format!("{done} of {} done", bytes(resync.total_bytes))];
+    parts.push(format!("{}/s on average", bytes(resync.average_bytes_per_s)));
+    if resync.spared_bytes > 0 {
+        parts.push(format!("{} the same and not copied", bytes(resync.spared_bytes)));
+    }
+    if resync.stalled_s > 0 {
+        parts.push(format!("nothing done for {} s", resync.stalled_s));
+    }
+    parts.join(", ")
+}
+
+/// `[=====>..............] 28.1% (92.0 MiB left)  finish: 0:00:18  15.0 MiB/s`, the speed of the last seconds.
 #[must_use]
 pub fn sync_bar(resync: &ResyncProgress) -> String {
     let (bar, percent) = bar(resync.done_bytes, resync.total_bytes, BAR);
-    let total = resync.total_bytes.max(1);
-    let done = if resync.total_bytes == 0 { total } else { resync.done_bytes.min(total) };
-    let left = bytes(total - done);
+    let left = bytes(resync.total_bytes.saturating_sub(resync.done_bytes));
     let finish = match resync.eta_s {
+        _ if resync.paused => "paused".to_owned(),
         Some(s) => format!("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60),
         None => "stalled".to_owned(),
     };
@@ -161,7 +187,7 @@ pub fn render_list(volumes: &[VolumeStatus], paint: Paint) -> String {
         for peer in &volume.peers {
             rows.push(own([
                 cell(peer.node.as_str()),
-                (words::connection(peer.connection).to_owned(), connection_tone(peer.connection)),
+                (connection_word(volume, peer).to_owned(), connection_tone(peer.connection)),
                 (words::disk(peer.disk).to_owned(), disk_tone(peer.disk)),
                 cell(bytes(peer.dirty_bytes)),
             ]));

@@ -59,6 +59,7 @@ fn replica(group: &GroupStatus, volume: &VolumeStatus, peer: &PeerStatus) -> Rep
         name: format!("{} {arrow} {}", volume.volume, peer.node),
         node: peer.node.clone(),
         doing: match (&peer.resync, &peer.reason, known) {
+            (Some(resync), ..) if resync.paused => "paused".to_owned(),
             (Some(resync), ..) => format!("{}/s", bytes(resync.bytes_per_s)),
             (None, _, Some(known)) if beside => match known.resync_percent {
                 Some(percent) => format!("copies, {percent:.0}%"),

@@ -10,6 +10,7 @@ use crate::api::{
 };
 use crate::core::group::{Event as CoreEvent, FAILED_HERE, Severity};
 use crate::core::record::{ModeWish, Outcome};
+use crate::core::resync::PauseRecord;
 use crate::core::verify::VerifyRecord;
 use crate::etcd::{Etcd, EtcdError};
 use crate::heartbeat::clock;
@@ -136,8 +137,8 @@ impl DriverCommands {
 
     /// The volume's verify in etcd, with its version (0: there was none).
     async fn verify_record(&self, volume: &VolumeName) -> Result<(Option<VerifyRecord>, i64), CommandError> {
-        let mut all = self.etcd.verifies().await.map_err(|e| unavailable(&e))?;
-        Ok(all.remove(volume).map_or((None, 0), |(record, at)| (Some(record), at)))
+        let mut all = self.etcd.asked_of_volumes().await.map_err(|e| unavailable(&e))?;
+        Ok(all.verifies.remove(volume).map_or((None, 0), |(record, at)| (Some(record), at)))
     }
 }
 
@@ -391,6 +392,37 @@ impl Commands for DriverCommands {
             let record = VerifyRecord { stop: true, ..open };
             let what = format!("the verify of {volume}");
             settled(&self.etcd.put_verify(&volume, &record, version).await, &what)?;
+            self.history.record(Some(&group), Severity::Info, &format!("asked for: {}", accepted.message));
+            Ok(accepted)
+        })
+    }
+
+    fn pause_resync(
+        &self,
+        volume: VolumeName,
+        paused: bool,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        Box::pin(async move {
+            let group = self.volume(&volume)?;
+            let mut all = self.etcd.asked_of_volumes().await.map_err(|e| unavailable(&e))?;
+            let (present, version) = all.pauses.remove(&volume).unwrap_or_default();
+            let message = match (paused, present.paused == paused) {
+                (true, false) => format!("resync of {volume} is paused"),
+                (true, true) => format!("resync of {volume} is paused already"),
+                (false, false) => format!("resync of {volume} goes on"),
+                (false, true) => format!("resync of {volume} is not paused"),
+            };
+            let warn = || format!("a replica of {volume} that is not in sync stays so and cannot take over");
+            let consequences = paused.then(warn).into_iter().collect();
+            let accepted = Accepted { message, dry_run: how.dry_run, consequences };
+            if how.dry_run || present.paused == paused {
+                return Ok(accepted);
+            }
+            let at = crate::status::unix_seconds(std::time::SystemTime::now());
+            let record = PauseRecord { paused, by: self.me.to_string(), at };
+            let what = format!("the pause of {volume}'s resync");
+            settled(&self.etcd.put_pause(&volume, &record, version).await, &what)?;
             self.history.record(Some(&group), Severity::Info, &format!("asked for: {}", accepted.message));
             Ok(accepted)
         })

@@ -1,4 +1,4 @@
-//! Carries out verifies: looks every second at what is asked for in etcd, does the next step for the volumes whose
+//! Carries out what is asked of volumes: that their resyncs stand still, and verifies: looks every second at what is asked for in etcd, does the next step for the volumes whose
 //! primary is here (see [`crate::core::verify`]), and shows the rest.
 //!
 //! Nothing else waits for it. If it dies, verifies in etcd stay open, and the replicator ends what it has begun.
@@ -7,6 +7,7 @@ use super::history::{History, rfc3339};
 use crate::causes::chain;
 use crate::core::group::Severity;
 use crate::core::record::Outcome;
+use crate::core::resync::{PauseRecord, to_tell};
 use crate::core::verify::{Facts, Schedule, Step, VerifyRecord, step};
 use crate::etcd::Etcd;
 use crate::replica::ReplicaClient;
@@ -60,7 +61,9 @@ impl Verifier {
     }
 
     async fn round(&self, shown: &watch::Sender<Shown>, done: &mut BTreeMap<VolumeName, Done>, since: u64) {
-        let Ok(records) = self.etcd.verifies().await else { return };
+        let Ok(asked) = self.etcd.asked_of_volumes().await else { return };
+        self.pause(&asked.pauses).await;
+        let records = asked.verifies;
         shown.send_replace(records.iter().map(|(name, (record, _))| (name.clone(), show(record))).collect());
         let spec = Arc::clone(&self.in_force.borrow());
         let volumes = spec.groups.iter().flat_map(|(g, group)| group.volumes.iter().map(move |v| (g, v)));
@@ -97,6 +100,18 @@ impl Verifier {
                 done.acted = now;
                 done.refused =
                     self.carry_out(&group, &name, found.map_or(0, |(_, at)| *at), next).await.err();
+            }
+        }
+    }
+
+    /// Tells the replicator here which resyncs stand still, whatever its role: it may lead next.
+    async fn pause(&self, wanted: &BTreeMap<VolumeName, (PauseRecord, i64)>) {
+        let tell: Vec<(VolumeName, bool)> =
+            self.status.borrow().groups.iter().flat_map(|g| to_tell(wanted, &g.volumes)).collect();
+        for (volume, paused) in tell {
+            // Repeated in the next round; a replicator that cannot do it says so in its own log.
+            if let Err(error) = self.replica.pause_resync(&volume, paused).await {
+                tracing::debug!(%volume, paused, error = %chain(&error), "not told");
             }
         }
     }
@@ -182,6 +197,13 @@ fn show(record: &VerifyRecord) -> VerifyStatus {
 /// Puts the verifies into the snapshot, and advice for what they found. What the local replicator knows is newer.
 pub(super) fn put_into(status: &mut ClusterStatus, shown: &Shown) {
     for volume in status.groups.iter_mut().flat_map(|g| &mut g.volumes) {
+        if volume.resync_paused {
+            status.advice.push(format!(
+                "Resync of volume {0} is paused: a replica that is not in sync stays so and cannot take over. 'baton \
+                 volume resume-sync {0}' lets it go on.",
+                volume.volume
+            ));
+        }
         let Some(known) = shown.get(&volume.volume) else { continue };
         let here = volume.verify.take().filter(|here| here.id == known.id);
         let (by, asked_at, ended_at) = (known.by.clone(), known.asked_at.clone(), known.ended_at.clone());
@@ -238,6 +260,17 @@ mod tests {
             assert_eq!((seen.id, seen.mismatched_bytes), (5, found));
             assert_eq!(status.advice.iter().any(|a| a.contains("verify webstore --repair")), found > 0);
         }
+    }
+
+    #[test]
+    fn a_pause_is_not_forgotten() {
+        let mut status = fixture::healthy();
+        let before = status.advice.len();
+        put_into(&mut status, &Shown::new());
+        assert_eq!(status.advice.len(), before);
+        status.groups[0].volumes[0].resync_paused = true;
+        put_into(&mut status, &Shown::new());
+        assert!(status.advice.iter().any(|a| a.contains("volume resume-sync webstore")));
     }
 
     #[test]

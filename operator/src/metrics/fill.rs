@@ -125,6 +125,7 @@ fn fill_volume(scrape: &mut Scrape, volume: &VolumeStatus) {
     ] {
         scrape.counter(metric, &[name], value);
     }
+    scrape.flag("baton_resync_paused", &[name], volume.resync_paused);
     for peer in &volume.peers {
         fill_peer(scrape, name, peer);
     }
@@ -171,7 +172,15 @@ fn fill_peer(scrape: &mut Scrape, volume: &str, peer: &PeerStatus) {
         };
         scrape.gauge("baton_resync_progress_ratio", &labels, ratio);
         scrape.gauge("baton_resync_bytes_per_second", &labels, number(resync.bytes_per_s));
+        scrape.gauge("baton_resync_total_bytes", &labels, number(resync.total_bytes));
+        scrape.gauge("baton_resync_done_bytes", &labels, number(resync.done_bytes));
+        scrape.gauge("baton_resync_stalled_seconds", &labels, number(resync.stalled_s));
+        if let Some(eta) = resync.eta_s {
+            scrape.gauge("baton_resync_eta_seconds", &labels, number(eta));
+        }
     }
+    scrape.counter("baton_resync_copied_bytes_total", &labels, peer.copied_bytes);
+    scrape.counter("baton_resync_spared_bytes_total", &labels, peer.spared_bytes);
 }
 
 #[allow(clippy::cast_precision_loss, reason = "Prometheus knows only doubles")]

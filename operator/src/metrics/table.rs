@@ -186,7 +186,38 @@ pub const METRICS: &[Metric] = &[
         &["volume", "peer"],
         "Part of the running resync that is done, 0 to 1.",
     ),
-    gauge("baton_resync_bytes_per_second", &["volume", "peer"], "Speed of the running resync."),
+    gauge(
+        "baton_resync_bytes_per_second",
+        &["volume", "peer"],
+        "Speed of the running resync over the last 16 seconds.",
+    ),
+    gauge("baton_resync_total_bytes", &["volume", "peer"], "Bytes that the running resync has to copy."),
+    gauge("baton_resync_done_bytes", &["volume", "peer"], "Bytes of it that are done."),
+    gauge(
+        "baton_resync_eta_seconds",
+        &["volume", "peer"],
+        "Estimated time until the running resync ends; absent if it does not move.",
+    ),
+    gauge(
+        "baton_resync_stalled_seconds",
+        &["volume", "peer"],
+        "For how long the running resync has not moved although nothing holds it.",
+    ),
+    gauge(
+        "baton_resync_paused",
+        &["volume"],
+        "1 while resyncs of the volume stand still by command, else 0.",
+    ),
+    counter(
+        "baton_resync_copied_bytes_total",
+        &["volume", "peer"],
+        "Bytes that resyncs have copied to the peer.",
+    ),
+    counter(
+        "baton_resync_spared_bytes_total",
+        &["volume", "peer"],
+        "Bytes that resyncs compared and did not copy because the peer had the same.",
+    ),
     counter(
         "baton_notifications_total",
         &["target", "result"],

@@ -29,6 +29,9 @@ fn values_are_those_of_the_snapshot_in_base_units() {
         (r#"baton_replication_lag_seconds{peer="beta",volume="webstore"}"#, 0.000_412),
         (r#"baton_dirty_bytes{peer="beta",volume="webstore"}"#, 285_212_672.0),
         (r#"baton_resync_progress_ratio{peer="beta",volume="webstore"}"#, 0.46875),
+        (r#"baton_resync_eta_seconds{peer="beta",volume="webstore"}"#, 18.0),
+        (r#"baton_resync_spared_bytes_total{peer="beta",volume="webstore"}"#, 4_194_304.0),
+        (r#"baton_resync_paused{volume="webstore"}"#, 0.0),
         (r#"baton_heartbeat_longest_gap_seconds{node="beta"}"#, 0.113),
         (r#"baton_heartbeats_late_total{node="beta"}"#, 12.0),
         (r#"baton_last_takeover_seconds{group="web",kind="takeover",step="detect"}"#, 1.502),
@@ -56,7 +59,7 @@ fn a_maintenance_has_its_times_and_an_online_node_no_end() {
 
 #[test]
 fn a_resync_that_does_not_run_has_no_progress() {
-    assert!(!render(&fixture::healthy()).contains("baton_resync_"));
+    assert!(!render(&fixture::healthy()).contains("baton_resync_progress_ratio"));
 }
 
 #[test]

@@ -10,7 +10,9 @@ mod follow;
 pub use follow::{Followed, follow};
 
 use crate::heartbeat::clock;
-use baton_replicator::api::{Desired, Format, Problem, Status, VerifyRequest, VolumeConfig, VolumeStatus};
+use baton_replicator::api::{
+    Desired, Format, Problem, ResyncRequest, Status, VerifyRequest, VolumeConfig, VolumeStatus,
+};
 use baton_replicator::types::{Instant, VolumeName};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -187,6 +189,16 @@ impl ReplicaClient {
     pub async fn stop_verify(&self, volume: &VolumeName) -> Result<(), ReplicaError> {
         let path = format!("/v1/volumes/{volume}/verify");
         self.call(Method::DELETE, &path, None, LOCAL_TIMEOUT).await.map(drop)
+    }
+
+    /// Lets a volume's resyncs stand still, or go on.
+    ///
+    /// # Errors
+    /// See [`ReplicaError`].
+    pub async fn pause_resync(&self, volume: &VolumeName, paused: bool) -> Result<(), ReplicaError> {
+        let path = format!("/v1/volumes/{volume}/resync");
+        let body = encode(&ResyncRequest { paused });
+        self.call(Method::PUT, &path, Some(body), LOCAL_TIMEOUT).await.map(drop)
     }
 
     /// Flushes, marks the clean shutdown and closes a secondary volume.

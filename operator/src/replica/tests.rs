@@ -42,6 +42,7 @@ fn volume(epoch: u64) -> VolumeStatus {
         counters: Counters::default(),
         alarms: vec![],
         verify: None,
+        resync_paused: false,
     }
 }
 

@@ -56,6 +56,7 @@ pub fn replica(volume: VolumeName) -> VolumeStatus {
         counters: Default::default(),
         alarms: Vec::new(),
         verify: None,
+        resync_paused: false,
     }
 }
 
@@ -73,6 +74,8 @@ pub fn peer_status(name: &str, connection: ConnectionState, boot: u64) -> PeerSt
         oldest_unacked_ms: 0,
         lag_us: 0,
         resync: None,
+        copied_bytes: 0,
+        spared_bytes: 0,
         link: None,
     }
 }

@@ -197,6 +197,36 @@ pub fn verify(b: &Bench<'_>) {
     b.expect("a verify that does not run cannot be stopped", none.contains("no verify of"), &none);
 }
 
+/// On every node, whatever its role: it may lead next.
+fn paused_everywhere(b: &Bench<'_>, wanted: bool) {
+    b.t.wait_for("every replicator is told", Duration::from_secs(10), |view| {
+        for host in &b.t.config.hosts {
+            let volume = view.of(&host.name)?.volume()["resync_paused"].clone();
+            if volume != wanted {
+                return Err(format!("{}: {volume}", host.name));
+            }
+        }
+        Ok(())
+    });
+}
+
+pub fn pause_sync(b: &Bench<'_>) {
+    let said = b.line(&format!("volume pause-sync {VOLUME}"));
+    b.expect("it says what follows", said.contains("cannot take over"), &said);
+    paused_everywhere(b, true);
+    let again = b.line(&format!("volume pause-sync {VOLUME}"));
+    b.expect("a pause is no news twice", again.contains("paused already"), &again);
+    let status = b.line("status");
+    b.expect("status says how it ends", status.contains("resume-sync"), &status);
+}
+
+pub fn resume_sync(b: &Bench<'_>) {
+    b.line(&format!("volume resume-sync {VOLUME}"));
+    paused_everywhere(b, false);
+    let again = b.line(&format!("volume resume-sync {VOLUME}"));
+    b.expect("what is not paused is not resumed", again.contains("is not paused"), &again);
+}
+
 pub fn notify(b: &Bench<'_>) {
     let monitoring = Monitoring::of(&b.t.config);
     let mails = || monitoring.mails().unwrap_or_else(|e| panic!("{e:#}")).len();

@@ -76,6 +76,8 @@ fn replica(role: Role) -> VolumeStatus {
         oldest_unacked_ms: 0,
         lag_us: 0,
         resync: None,
+        copied_bytes: 0,
+        spared_bytes: 0,
         link: None,
     };
     VolumeStatus {
@@ -101,6 +103,7 @@ fn replica(role: Role) -> VolumeStatus {
         counters: Default::default(),
         alarms: Vec::new(),
         verify: None,
+        resync_paused: false,
     }
 }
 

@@ -123,6 +123,7 @@ impl Engine {
             counters: Default::default(),
             alarms: Vec::new(),
             verify: None,
+            resync_paused: false,
         }]
     }
 

@@ -129,6 +129,8 @@ impl Replica {
                 oldest_unacked_ms: 0,
                 lag_us: 0,
                 resync: None,
+                copied_bytes: 0,
+                spared_bytes: 0,
                 link: None,
             }
         });
@@ -155,6 +157,7 @@ impl Replica {
             counters: Default::default(),
             alarms: Vec::new(),
             verify: None,
+            resync_paused: false,
         }
     }
 }

@@ -338,7 +338,13 @@ static VOLUME: Section = Section {
 static RESYNC: Section = Section {
     title: "Bounds of a resync",
     path: "groups.<group>.volumes.<volume>.resync",
-    intro: "",
+    intro: "While the application is quiet, a resync goes as fast as disks and network allow, at most `rate`. While it is not, \
+            Baton looks every 100 ms how long its reads and writes took: longer than `target_latency` on average, and the \
+            resync slows down by 30 %; clearly less, and it speeds up by a quarter; never below `min`, else a busy database \
+            would not get its redundancy back. Without a target it is twice what the same requests take when no resync \
+            runs, and at least 1 ms. The defaults suit a disk that the application and the resync share; give a `rate` \
+            where the network is shared with others, a higher `min` where redundancy matters more than latency. All three \
+            are changed while a resync runs and are in force at once. A verify keeps to the same bounds.",
     one_of: &[],
     fields: &[
         field("rate", Size, "0 (unbounded)", "200MiB", "Most, per second."),

@@ -180,7 +180,7 @@ export function replicationLink(status, other) {
 export function progress(p) {
   const share = p.total_bytes > 0 ? Math.min(1, p.done_bytes / p.total_bytes) : 1;
   const parts = [`${bytes(p.done_bytes)} of ${bytes(p.total_bytes)}`];
-  if (p.bytes_per_s !== undefined) parts.push(p.bytes_per_s > 0 ? `${bytes(p.bytes_per_s)}/s` : 'not moving');
+  if (p.bytes_per_s !== undefined) parts.push(p.paused ? 'paused' : p.bytes_per_s > 0 ? `${bytes(p.bytes_per_s)}/s` : 'not moving');
   if (p.eta_s !== null && p.eta_s !== undefined) parts.push(`${duration(p.eta_s * 1000)} left`);
   return { share, percent: percent(share), parts, text: parts.join(' · ') };
 }

@@ -221,7 +221,10 @@ pub(super) fn volumes(status: &ClusterStatus, theme: Theme, width: u16) -> Secti
             };
             lines.push(Line::from(vec![
                 Span::raw(format!("  {}: ", cut(peer.node.as_str(), 24))),
-                Span::styled(words::connection(peer.connection), connection_style(peer.connection, theme)),
+                Span::styled(
+                    volume_page::connection_word(volume, peer),
+                    connection_style(peer.connection, theme),
+                ),
                 Span::raw("/"),
                 Span::styled(words::disk(peer.disk), disk_style(peer.disk, theme)),
                 Span::raw(dirty),
@@ -229,7 +232,11 @@ pub(super) fn volumes(status: &ClusterStatus, theme: Theme, width: u16) -> Secti
             if let Some(resync) = &peer.resync {
                 let long = format!("  {}", volume_page::sync_bar(resync));
                 let (bar, percent) = volume_page::bar(resync.done_bytes, resync.total_bytes, BAR);
-                let left = resync.eta_s.map_or("stalled".to_owned(), |s| format!("{s} s left"));
+                let left = match resync.eta_s {
+                    _ if resync.paused => "paused".to_owned(),
+                    Some(s) => format!("{s} s left"),
+                    None => "stalled".to_owned(),
+                };
                 let brief = format!("  [{bar}] {percent}  {left}");
                 let fits = long.chars().count() <= usize::from(width);
                 lines.push(Line::from(if fits { long } else { brief }));
