@@ -5,8 +5,8 @@
 mod direct;
 
 use baton_replicator::api::{
-    Backing, Desired, Membership, PeerConfig, ResyncRequest, ServeUntil, VerifyRequest, VerifyState, VolumeConfig,
-    VolumeStatus,
+    Backing, Desired, Membership, PeerConfig, ResyncRequest, ServeUntil, VerifyRequest, VerifyState,
+    VolumeConfig, VolumeStatus,
 };
 use baton_replicator::control::Controller;
 use baton_replicator::driver::{FrontEndFactory, Options, Replicator};

@@ -4,7 +4,9 @@
 //! document.
 
 use super::{Controller, datagram, problem, router};
-use crate::api::{Desired, Format, Problem, Status, VerifyRequest, VolumeConfig, VolumeStatus};
+use crate::api::{
+    Desired, Format, Problem, ResyncRequest, Status, VerifyRequest, VolumeConfig, VolumeStatus,
+};
 use crate::types::VolumeName;
 use axum::serve::Listener;
 use std::io;
@@ -56,6 +58,9 @@ impl Controller for Refuses {
         self.note(volume)
     }
     async fn verify(&self, volume: VolumeName, _: Option<VerifyRequest>) -> Result<VolumeStatus, Problem> {
+        self.note(volume)
+    }
+    async fn resync(&self, volume: VolumeName, _: ResyncRequest) -> Result<VolumeStatus, Problem> {
         self.note(volume)
     }
     async fn format(&self, volume: VolumeName, _: Format) -> Result<VolumeStatus, Problem> {
