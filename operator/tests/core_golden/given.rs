@@ -6,7 +6,7 @@ use super::scene::{ME, epoch, group, node, volume};
 use super::script::Script;
 use super::show;
 use baton_operator::core::group::{Event, Retire};
-use baton_replicator::api::{Desired, VolumeStatus};
+use baton_replicator::api::{Desired, Membership, VolumeStatus};
 use baton_replicator::types::{DiskState, Generation, Instant, Role, VolumeName};
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -61,7 +61,12 @@ impl Script {
             ("link", [name, word, fields @ ..]) => self.link(name, word, fields),
             ("disk", [state, which @ ..]) => {
                 let state = disk(state);
-                self.each_volume(which, |v| v.disk = state);
+                self.each_volume(which, |v| {
+                    v.disk = state;
+                    v.disk_reason =
+                        (state == DiskState::Diskless).then(|| "the disk failed: an I/O error".into());
+                    v.membership = v.disk_reason.as_ref().map(|_| Membership::Member);
+                });
             }
             ("frozen", []) => {
                 let now = self.now;
@@ -222,7 +227,11 @@ impl Script {
             (v.role, v.held) = (desired.role, false);
             v.required.clone_from(&desired.required);
             if desired.role == Role::Primary {
-                (v.epoch, v.disk) = (desired.epoch, DiskState::UpToDate);
+                v.epoch = desired.epoch;
+                match v.disk {
+                    DiskState::Diskless => v.membership = Some(desired.membership),
+                    _ => v.disk = DiskState::UpToDate,
+                }
             }
         }
         queue.push_back(Event::Replicas(Some(self.replicas.clone())));
