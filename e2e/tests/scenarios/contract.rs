@@ -143,6 +143,7 @@ fn put_back(t: &Scenario, original: &str, before: &BTreeSet<String>) {
         t.tell("specification put back in", report::ms(apply::take(t, host, original)));
     }
     t.baton(&["volume", "verify", VOLUME, "--stop"]).unwrap_or_else(|e| panic!("{e:#}"));
+    t.baton(&["volume", "resume-sync", VOLUME]).unwrap_or_else(|e| panic!("{e:#}"));
 }
 
 /// Waits until nothing that was asked for is still under way.

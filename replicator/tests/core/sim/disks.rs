@@ -95,20 +95,35 @@ impl Sim {
         assert!(!self.w.nodes[node].broken, "seed {}: no candidate", self.seed);
     }
 
-    /// A person replaces the disk of a node that leads no more, or it answers again as it was.
+    /// The others are away, or were being copied to when the leader's disk went: only that disk has the data.
+    fn nobody_but(&self, leader: usize) -> bool {
+        let whole =
+            |n: &usize| self.w.is_attached(*n) && self.w.engine(*n).status().disk != DiskState::Inconsistent;
+        !self.insync.keys().any(|n| *n != leader && whole(n))
+    }
+
+    /// A person replaces the disk of a node that leads no more, or it answers again as it was. Where nobody else has the
+    /// data, they see to it that it does.
     pub(super) fn replace_disks(&mut self, always: bool) {
         for node in 0..self.w.nodes.len() {
-            if !self.w.nodes[node].broken || self.leader == Some(node) || !(always || self.w.random.chance(5))
-            {
+            let leads = self.leader == Some(node);
+            let due = if leads { always && self.nobody_but(node) } else { always || self.w.random.chance(5) };
+            if !self.w.nodes[node].broken || !due {
                 continue;
             }
-            let new = self.w.random.chance(300);
+            let new = self.w.random.chance(300) && !leads;
             self.note(format!("{} gets {} disk", name(node), if new { "a new" } else { "its old" }));
             if self.w.is_up(node) {
                 let power = self.w.random.chance(500);
                 self.w.crash(node, power);
                 // What waits for a process that will never answer.
                 self.w.nodes[node].left = false;
+            }
+            if leads {
+                self.stale.extend(std::mem::take(&mut self.issued).into_keys());
+                self.stale.extend(std::mem::take(&mut self.flushes).into_keys());
+                self.stale.extend(std::mem::take(&mut self.reads).into_keys());
+                self.promoting = None;
             }
             if new {
                 self.w.wipe(node);
