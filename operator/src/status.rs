@@ -318,6 +318,10 @@ pub struct GroupNode {
     pub reason: String,
     /// Resync of this node's replica, worst of its volumes, per cent; none if none runs.
     pub resync_percent: Option<f64>,
+    /// A volume's blocks reach it by protocol A: it is never in sync and does not take over by itself.
+    #[serde(default)]
+    #[schema(required)]
+    pub asynchronous: bool,
 }
 
 /// One container of a group.

@@ -10,11 +10,14 @@
 //! | `POST /v1/volumes/{volume}/verify` | [`VerifyRequest`]: compare the replicas; refused unless primary and connected to a peer. Idempotent by id |
 //! | `DELETE /v1/volumes/{volume}/verify` | stop comparing. Idempotent |
 //! | `PUT /v1/volumes/{volume}/resync` | [`ResyncRequest`]: let resyncs stand still, or go on. Idempotent, in any role; forgotten when the replicator ends |
+//! | `POST /v1/volumes/{volume}/discard` | [`DiscardRequest`]: give this secondary's data up after a split brain: keep a copy, then let the primary overwrite it. Refused unless it is at odds with a peer. Idempotent |
+//! | `DELETE /v1/volumes/{volume}/snapshots/{name}` | remove such a copy. Idempotent |
 //! | `POST /v1/volumes/{volume}/detach` | flush, write the clean-shutdown mark and close (secondary only) |
 //!
 //! Errors are RFC 9457 problem documents ([`Problem`]). All commands are idempotent, so that an agent that
 //! does not know whether its last call arrived repeats it.
 
+use crate::core::split_brain::AfterSplitBrain;
 use crate::types::{
     BootId, ConnectionState, DiskState, Epoch, Generation, GroupName, Instant, Member, NodeName, Protocol,
     Role, Transport, VolumeName,
@@ -61,9 +64,15 @@ pub struct VolumeConfig {
     pub metadata: PathBuf,
     /// All other nodes with a replica. At most 8.
     pub peers: Vec<PeerConfig>,
-    /// Replication protocol.
+    /// Replication protocol of the peers that have none of their own.
     #[serde(default)]
     pub protocol: Protocol,
+    /// The protocol by which a node is reached, where it is another one; the same on every node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub protocols: BTreeMap<NodeName, Protocol>,
+    /// What resolves a split brain by itself; nothing unless it says so.
+    #[serde(default)]
+    pub after_split_brain: AfterSplitBrain,
     /// How the blocks travel; the same on every node.
     #[serde(default)]
     pub transport: Transport,
@@ -89,6 +98,14 @@ fn disk_timeout_ms() -> u64 {
     30_000
 }
 
+impl VolumeConfig {
+    /// The protocol by which `node` is reached.
+    #[must_use]
+    pub fn protocol_of(&self, node: &NodeName) -> Protocol {
+        self.protocols.get(node).copied().unwrap_or(self.protocol)
+    }
+}
+
 /// 4 MiB/s: a day for 350 GiB on the busiest of disks, and no more than 5 % of a hard disk's bandwidth.
 fn resync_min_rate() -> u64 {
     4 << 20
@@ -109,6 +126,65 @@ pub struct VerifyRequest {
 pub struct ResyncRequest {
     /// They do.
     pub paused: bool,
+}
+
+/// Give this replica's data up, because another's is to be kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DiscardRequest {
+    /// Keep a copy first, or give nothing up if that is not possible.
+    #[serde(default = "yes")]
+    pub snapshot: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A copy of data that was given up, kept beside the backing file until it is released.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Snapshot {
+    /// The node that holds it.
+    pub node: NodeName,
+    /// Its file name, in the directory of the backing file.
+    pub name: String,
+    /// When it was made, seconds since 1970.
+    pub made_at_s: u64,
+    /// The generation of the data.
+    pub generation: Generation,
+    /// Bytes it occupies on the disk; a reflink shares them with the backing file until that is overwritten.
+    pub bytes: u64,
+}
+
+/// Two replicas that stay apart because the primary's data does not descend from the secondary's.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Apart {
+    /// Why: `split_brain`, `newer_data` (on the secondary) or `unrelated_data`.
+    pub why: ApartReason,
+    /// When they parted, seconds since 1970, by the clock that says the earlier time; none if nobody knows.
+    pub since_s: Option<u64>,
+    /// Blocks of 4096 bytes that this node's replica wrote since, at most; none if not known.
+    pub here_blocks: Option<u64>,
+    /// Blocks that the peer's replica wrote since, at most; none if not known.
+    pub there_blocks: Option<u64>,
+    /// The node whose data can be given up: the secondary.
+    pub discard: NodeName,
+    /// This node is giving its data up: a copy is being made, or the primary is waited for.
+    pub yields: bool,
+}
+
+/// Why two replicas stay apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ApartReason {
+    /// Both went on alone.
+    SplitBrain,
+    /// The secondary's data is the newer one.
+    NewerData,
+    /// They have nothing in common.
+    UnrelatedData,
 }
 
 /// How a verify stands.
@@ -420,6 +496,9 @@ pub struct VolumeStatus {
     /// Resyncs from this node stand still by command.
     #[serde(default)]
     pub resync_paused: bool,
+    /// Copies of data of this replica that was given up.
+    #[serde(default)]
+    pub snapshots: Vec<Snapshot>,
 }
 
 /// Totals since the replicator started.
@@ -450,12 +529,15 @@ pub struct PeerStatus {
     pub connection: ConnectionState,
     /// Why the connection is what it is, as one sentence, if it is not Connected.
     pub reason: Option<String>,
+    /// The protocol by which it is reached; one that is reached by A is never in sync.
+    #[serde(default)]
+    pub protocol: Protocol,
     /// The peer's boot id as it said in the last handshake.
     pub boot: Option<BootId>,
     /// The peer's data as far as known.
     pub disk: DiskState,
     /// Primary only: the peer has every write ever acknowledged, is connected, receives every write, and has
-    /// flushed: it may be put in the required set.
+    /// flushed: it may be put in the required set. Never of a peer that is reached by protocol A.
     pub resynced: bool,
     /// Primary only: the peer is in the required set and a flush that began after it got there has been
     /// answered: the admission may be sent to etcd.
@@ -468,6 +550,9 @@ pub struct PeerStatus {
     pub oldest_unacked_ms: u64,
     /// Smoothed time from send to acknowledgement, microseconds.
     pub lag_us: u64,
+    /// How the replicas parted, while they stay apart.
+    #[serde(default)]
+    pub apart: Option<Apart>,
     /// The running resync.
     pub resync: Option<ResyncProgress>,
     /// Bytes that resyncs have copied to the peer since the replicator started.

@@ -59,6 +59,22 @@ pub struct ModeChange {
     pub until: Option<u64>,
 }
 
+/// How a split brain shall end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Resolve {
+    /// The node whose data is given up; it must not lead the group.
+    pub discard: NodeName,
+    /// Keep a copy first, or give nothing up.
+    #[serde(default = "yes")]
+    #[schema(default = true)]
+    pub snapshot: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// A command that was written as desired state; whichever agent it concerns carries it out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Accepted {
@@ -153,6 +169,23 @@ pub trait Commands: Send + Sync + 'static {
         &self,
         volume: VolumeName,
         paused: bool,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+
+    /// Gives the data of one node's replica of `volume` up, so that the leader's is copied to it.
+    fn resolve(
+        &self,
+        volume: VolumeName,
+        request: Resolve,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+
+    /// Removes a copy of data that was given up; of `node`, if several have one of that name.
+    fn release(
+        &self,
+        volume: VolumeName,
+        snapshot: String,
+        node: Option<NodeName>,
         how: How,
     ) -> BoxFuture<'_, Result<Accepted, CommandError>>;
 

@@ -1,8 +1,8 @@
 //! A driver for tests of the API and of its client.
 
 use super::{
-    Accepted, Applied, Apply, ApplyError, CommandError, Commands, How, ModeChange, SpecDocument, SpecVersion,
-    Wish,
+    Accepted, Applied, Apply, ApplyError, CommandError, Commands, How, ModeChange, Resolve, SpecDocument,
+    SpecVersion, Wish,
 };
 use crate::cli::fixture;
 use crate::core::record::ModeWish;
@@ -112,6 +112,23 @@ impl Commands for Fake {
         how: How,
     ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         self.record(format!("verify {volume} {repair}"), how)
+    }
+    fn resolve(
+        &self,
+        volume: VolumeName,
+        request: Resolve,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        self.record(format!("resolve {volume} {} {}", request.discard, request.snapshot), how)
+    }
+    fn release(
+        &self,
+        volume: VolumeName,
+        snapshot: String,
+        node: Option<NodeName>,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        self.record(format!("release {volume} {snapshot} {node:?}"), how)
     }
     fn stop_verify(&self, volume: VolumeName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         self.record(format!("stop verify {volume}"), how)

@@ -20,6 +20,7 @@ mod notify;
 mod openapi;
 mod problem;
 mod read;
+mod resolve;
 mod role;
 mod spec;
 pub mod tokens;
@@ -27,7 +28,7 @@ mod verify;
 mod view;
 mod write;
 
-pub use commands::{Accepted, CommandError, Commands, How, ModeChange, SpecDocument, Wish};
+pub use commands::{Accepted, CommandError, Commands, How, ModeChange, Resolve, SpecDocument, Wish};
 pub use limits::Limits;
 pub use spec::{Applied, Apply, ApplyError, SpecVersion};
 
@@ -159,6 +160,8 @@ fn operator() -> OpenApiRouter<ApiState> {
 fn admin() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new()
         .routes(routes!(write::recover))
+        .routes(routes!(resolve::resolve))
+        .routes(routes!(resolve::release))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::revoke))
         .routes(routes!(spec::replace))

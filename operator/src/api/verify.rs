@@ -139,7 +139,7 @@ pub(super) async fn resume(
     Ok(answer(api.commands.pause_resync(volume, false, how).await?))
 }
 
-fn known_volume(api: &ApiState, name: &str) -> Result<VolumeName, ApiError> {
+pub(super) fn known_volume(api: &ApiState, name: &str) -> Result<VolumeName, ApiError> {
     let status = api.snapshot();
     let all = || status.groups.iter().flat_map(|g| g.volumes.iter().map(|v| &v.volume));
     let found = all().find(|v| v.as_str() == name).cloned();

@@ -237,6 +237,19 @@ pub enum VolumeCommand {
         #[arg(value_name = "VOLUME", add = complete::volumes())]
         name: String,
     },
+    /// Resolve a split brain: give one node's data up, and copy the leader's to it. A copy of what is given up is kept.
+    Resolve(super::resolve::ResolveArgs),
+    /// Copies that are kept of data that was given up.
+    Snapshots {
+        /// The volume.
+        #[arg(value_name = "VOLUME", add = complete::volumes())]
+        name: String,
+        /// The form of the answer.
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Remove such a copy.
+    Release(super::resolve::ReleaseArgs),
 }
 
 /// Arguments of `apply`.

@@ -33,6 +33,17 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
     ("volume verify", "baton volume verify webstore", "compare the replicas' blocks"),
     ("volume pause-sync", "baton volume pause-sync webstore", "no resync while the shop is busy"),
     ("volume resume-sync", "baton volume resume-sync webstore", "in the evening"),
+    (
+        "volume resolve",
+        "baton volume resolve webstore --discard beta",
+        "after a split brain: alpha's data is kept, beta's is given up",
+    ),
+    ("volume snapshots", "baton volume snapshots webstore", "what was given up and is still there"),
+    (
+        "volume release",
+        "baton volume release webstore webstore.img.discarded-1795291500-5d1c0f8e9a7b3c24",
+        "nobody needs it any more",
+    ),
     ("events", "baton events -n 50", "the last 50"),
     ("events", "baton events --follow --json", "new ones as they happen, one JSON object per line"),
     ("spec show", "baton spec show", "the specification in force"),

@@ -53,6 +53,7 @@ pub(crate) fn healthy() -> ClusterStatus {
         ready,
         reason: reason.into(),
         resync_percent: None,
+        asynchronous: false,
     };
     let service = |name: &str, health: Option<&str>| ServiceStatus {
         name: name.into(),
@@ -175,6 +176,8 @@ fn volume() -> VolumeStatus {
             resync: None,
             copied_bytes: 0,
             spared_bytes: 0,
+            apart: None,
+            protocol: Default::default(),
             link: Some(LinkStatus {
                 transport: "TLS 1.3".into(),
                 cipher: Some("TLS13_AES_128_GCM_SHA256".into()),
@@ -205,6 +208,7 @@ fn volume() -> VolumeStatus {
             ..Default::default()
         }),
         resync_paused: false,
+        snapshots: Vec::new(),
     }
 }
 

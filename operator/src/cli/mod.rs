@@ -27,6 +27,7 @@ mod output;
 pub mod paint;
 pub mod read;
 pub mod reference;
+pub mod resolve;
 mod spec;
 mod status_page;
 pub mod token;
@@ -109,6 +110,11 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Volume(VolumeCommand::ResumeSync { name }) => {
             verify::pause(&client()?, name, "resume").await
         }
+        Command::Volume(VolumeCommand::Resolve(args)) => resolve::resolve(&client()?, &args).await,
+        Command::Volume(VolumeCommand::Snapshots { name, format }) => {
+            resolve::snapshots(&client()?, &name, format, paint).await
+        }
+        Command::Volume(VolumeCommand::Release(args)) => resolve::release(&client()?, &args).await,
         Command::Events { n, follow, json, yaml } => {
             events(&client()?, n, follow, Format { json, yaml }, paint).await
         }

@@ -3,7 +3,8 @@
 use super::paint::{Cell, Paint, Tone, bytes, cell, duration_ms, flow, hanging, table};
 use super::words;
 use baton_replicator::api::{PeerStatus, ResyncProgress, VerifyState, VerifyStatus, VolumeStatus};
-use baton_replicator::types::{ConnectionState, DiskState};
+use baton_replicator::core::split_brain::utc;
+use baton_replicator::types::{ConnectionState, DiskState, Protocol};
 use std::fmt::Write;
 
 /// Characters of a sync bar, as in /proc/drbd.
@@ -31,6 +32,11 @@ pub fn render_short(volume: &VolumeStatus, paint: Paint) -> String {
     if let Some(verify) = &volume.verify {
         out.push_str(&verify_lines(verify, paint));
     }
+    for copy in &volume.snapshots {
+        let text =
+            format!("of {}, {} on {}: {}", utc(copy.made_at_s), bytes(copy.bytes), copy.node, copy.name);
+        out.push_str(&hanging("    snapshot: ", &text));
+    }
     for alarm in &volume.alarms {
         out.push_str(&paint.tone(Tone::Bad, hanging("    alarm: ", alarm).trim_end()));
         out.push('\n');
@@ -55,6 +61,9 @@ fn peer_lines(volume: &VolumeStatus, peer: &PeerStatus, paint: Paint) -> String 
         cell(", "),
         (words::disk(peer.disk).to_owned(), disk_tone(peer.disk)),
     ];
+    if peer.protocol != Protocol::C {
+        pieces.push(cell(format!(", protocol {:?}", peer.protocol)));
+    }
     if peer.dirty_bytes > 0 {
         pieces.push(cell(format!(", {} out of sync", bytes(peer.dirty_bytes))));
     }

@@ -72,7 +72,8 @@ fn replica(group: &GroupStatus, volume: &VolumeStatus, peer: &PeerStatus) -> Rep
         },
         copied: peer.resync.map(|r| (r.done_bytes.min(r.total_bytes), r.total_bytes)),
         in_sync: if beside {
-            recorded
+            // Who is reached by protocol A is in no record.
+            recorded || known.is_some_and(|n| n.asynchronous && n.disk == Some(DiskState::UpToDate))
         } else {
             volume.disk == DiskState::UpToDate
                 && peer.connection == ConnectionState::Connected

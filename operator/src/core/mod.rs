@@ -13,6 +13,7 @@ pub mod beat;
 pub mod group;
 pub mod promises;
 pub mod record;
+pub mod resolve;
 pub mod resync;
 pub mod rules;
 pub mod runtime;

@@ -5,8 +5,8 @@ use super::history::History;
 use super::maintenance;
 use super::owner::Back;
 use crate::api::{
-    Accepted, Applied, Apply, ApplyError, CommandError, Commands, How, ModeChange, SpecDocument, SpecVersion,
-    Wish,
+    Accepted, Applied, Apply, ApplyError, CommandError, Commands, How, ModeChange, Resolve, SpecDocument,
+    SpecVersion, Wish,
 };
 use crate::core::group::{Event as CoreEvent, FAILED_HERE, Severity};
 use crate::core::record::{ModeWish, Outcome};
@@ -46,7 +46,7 @@ pub(super) struct DriverCommands {
 }
 
 impl DriverCommands {
-    fn known_node(&self, node: &NodeName) -> Result<(), CommandError> {
+    pub(super) fn known_node(&self, node: &NodeName) -> Result<(), CommandError> {
         let spec = Arc::clone(&self.in_force.borrow());
         if spec.nodes.contains_key(node) {
             return Ok(());
@@ -55,7 +55,7 @@ impl DriverCommands {
         Err(CommandError::NotFound(format!("there is no node {node}; the nodes are {}", names.join(", "))))
     }
 
-    fn group(&self, name: &GroupName) -> Result<GroupStatus, CommandError> {
+    pub(super) fn group(&self, name: &GroupName) -> Result<GroupStatus, CommandError> {
         let found = self.status.borrow().groups.iter().find(|g| g.name == *name).cloned();
         found.ok_or_else(|| {
             let spec = Arc::clone(&self.in_force.borrow());
@@ -73,12 +73,12 @@ impl DriverCommands {
     }
 }
 
-fn unavailable(error: &EtcdError) -> CommandError {
+pub(super) fn unavailable(error: &EtcdError) -> CommandError {
     CommandError::Unavailable(format!("etcd did not confirm it: {error}; try again"))
 }
 
 /// What came of a write that depended on a version.
-fn settled(outcome: &Outcome, what: &str) -> Result<(), CommandError> {
+pub(super) fn settled(outcome: &Outcome, what: &str) -> Result<(), CommandError> {
     match outcome {
         Outcome::Committed { .. } => Ok(()),
         Outcome::GuardFailed => {
@@ -124,7 +124,7 @@ fn successor(group: &GroupStatus, to: Option<NodeName>) -> Result<NodeName, Comm
 }
 
 impl DriverCommands {
-    fn volume(&self, name: &VolumeName) -> Result<GroupName, CommandError> {
+    pub(super) fn volume(&self, name: &VolumeName) -> Result<GroupName, CommandError> {
         let holds = |g: &crate::spec::Group| g.volumes.contains_key(name);
         let spec = Arc::clone(&self.in_force.borrow());
         let found = spec.groups.iter().find(|(_, g)| holds(g)).map(|(group, _)| group.clone());
@@ -426,6 +426,25 @@ impl Commands for DriverCommands {
             self.history.record(Some(&group), Severity::Info, &format!("asked for: {}", accepted.message));
             Ok(accepted)
         })
+    }
+
+    fn resolve(
+        &self,
+        volume: VolumeName,
+        request: Resolve,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        Box::pin(self.ask_to_resolve(volume, request, how))
+    }
+
+    fn release(
+        &self,
+        volume: VolumeName,
+        snapshot: String,
+        node: Option<NodeName>,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        Box::pin(self.ask_to_release(volume, snapshot, node, how))
     }
 
     fn apply_spec(&self, apply: Apply) -> BoxFuture<'_, Result<Applied, ApplyError>> {

@@ -16,6 +16,8 @@ mod maintenance;
 mod owner;
 mod reload;
 mod replicator;
+mod resolve;
+mod resolving;
 mod snapshot;
 mod start;
 mod state_dir;

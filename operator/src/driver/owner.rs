@@ -107,6 +107,7 @@ pub(super) struct Owner {
     pub(super) lease: Lease,
     pub(super) published: Instant,
     pub(super) verifies: watch::Receiver<super::verify::Shown>,
+    pub(super) given_up: watch::Receiver<super::resolve::Shown>,
     pub(super) availability: crate::series::availability::Book,
     pub(super) security: watch::Receiver<crate::security::watch::Health>,
     pub(super) notifier: Notifier,
@@ -596,6 +597,7 @@ impl Owner {
             advice,
         });
         super::verify::put_into(&mut snapshot, &self.verifies.borrow());
+        super::resolve::put_into(&mut snapshot, &self.given_up.borrow());
         self.availability.observe(&mut snapshot, now);
         snapshot.certificates = security.certificates;
         snapshot.handshakes = self.handshakes.clone();

@@ -11,7 +11,7 @@ use crate::status::{
     ServiceStatus, Takeover, unix_seconds,
 };
 use baton_replicator::api::{Handshakes, VolumeStatus};
-use baton_replicator::types::{ConnectionState, DiskState, Epoch, GroupName, Instant, NodeName};
+use baton_replicator::types::{ConnectionState, DiskState, Epoch, GroupName, Instant, NodeName, Protocol};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -257,6 +257,8 @@ fn part(
     summary: Option<&GroupSummary>,
     node: &NodeName,
 ) -> GroupNode {
+    let reached = |v: &crate::spec::Volume| v.protocols.get(node).copied().unwrap_or(v.protocol);
+    let asynchronous = input.spec.groups[group].volumes.values().any(|v| reached(v) == Protocol::A);
     if node == input.me {
         let view = &own.view;
         return GroupNode {
@@ -269,6 +271,7 @@ fn part(
             ready: view.ready.is_ok(),
             reason: view.ready.as_ref().err().cloned().unwrap_or_else(|| view.reason.clone()),
             resync_percent: resync_here(volumes),
+            asynchronous,
         };
     }
     let peer = input.peers.get(node);
@@ -292,6 +295,7 @@ fn part(
         reason,
         resync_percent: resync_of(volumes, node)
             .or_else(|| summary.filter(|_| !silent)?.resync.map(|r| f64::from(r) / 10.0)),
+        asynchronous,
     }
 }
 

@@ -249,6 +249,14 @@ pub async fn run(
         history: history.clone(),
     };
     let verifies = verifier.start();
+    let resolver = super::resolve::Resolver {
+        me: config.node.clone(),
+        in_force: commands.in_force.clone(),
+        etcd: etcd.clone(),
+        replica: executor.replica.clone(),
+        history: history.clone(),
+    };
+    let given_up = resolver.start();
     super::maintenance::watch(etcd.clone(), status_ear.clone(), history.clone());
     let stores = [config.state_dir.clone(), config.state_dir.join("volumes")];
     tokio::spawn(crate::metrics::probe(etcd.clone(), stores.into()));
@@ -317,6 +325,7 @@ pub async fn run(
         lease: Lease::default(),
         published: Instant::ZERO,
         verifies,
+        given_up,
         availability: Default::default(),
         security: certificates.start(),
         notifier,

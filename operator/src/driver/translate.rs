@@ -47,6 +47,8 @@ pub fn volume_config(
         metadata: dir.join(format!("{name}.meta")),
         peers,
         protocol: volume.protocol,
+        protocols: volume.protocols.clone(),
+        after_split_brain: volume.after_split_brain,
         transport: volume.transport,
         peer_timeout_ms: u64::try_from(volume.peer_timeout.as_millis()).unwrap_or(u64::MAX),
         disk_timeout_ms: u64::try_from(volume.disk_timeout.as_millis()).unwrap_or(u64::MAX),

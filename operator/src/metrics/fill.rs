@@ -73,7 +73,9 @@ fn fill_group(scrape: &mut Scrape, group: &GroupStatus) {
     for part in &group.nodes {
         let node = part.node.as_str();
         scrape.flag("baton_group_leader", &[name, node], group.leader.as_ref() == Some(&part.node));
-        scrape.flag("baton_group_in_sync", &[name, node], group.in_sync.contains(&part.node));
+        if !part.asynchronous {
+            scrape.flag("baton_group_in_sync", &[name, node], group.in_sync.contains(&part.node));
+        }
         scrape.flag("baton_group_ready", &[name, node], part.ready);
         for state in words::ALL_GROUP_STATES {
             let labels = [name, node, words::group_state(state)];
@@ -126,6 +128,10 @@ fn fill_volume(scrape: &mut Scrape, volume: &VolumeStatus) {
         scrape.counter(metric, &[name], value);
     }
     scrape.flag("baton_resync_paused", &[name], volume.resync_paused);
+    for copy in &volume.snapshots {
+        let labels = [name, copy.node.as_str(), copy.name.as_str()];
+        scrape.gauge("baton_volume_snapshot_bytes", &labels, number(copy.bytes));
+    }
     for peer in &volume.peers {
         fill_peer(scrape, name, peer);
     }

@@ -112,7 +112,11 @@ pub const METRICS: &[Metric] = &[
         &["group", "node", "state"],
         "1 for the state of the group on the node, else 0.",
     ),
-    gauge("baton_group_in_sync", &["group", "node"], "The node is in the group's in-sync set."),
+    gauge(
+        "baton_group_in_sync",
+        &["group", "node"],
+        "The node is in the group's in-sync set; absent for one that is reached by protocol A.",
+    ),
     gauge("baton_group_ready", &["group", "node"], "The node could take the group over now."),
     gauge("baton_group_ready_standbys", &["group"], "Nodes that could take the group over now."),
     gauge(
@@ -150,6 +154,11 @@ pub const METRICS: &[Metric] = &[
     counter("baton_volume_written_bytes_total", &["volume"], "Bytes written."),
     counter("baton_volume_flushes_total", &["volume"], "Flushes acknowledged."),
     counter("baton_volume_discards_total", &["volume"], "Discards and write-zeroes acknowledged."),
+    gauge(
+        "baton_volume_snapshot_bytes",
+        &["volume", "node", "snapshot"],
+        "What a copy of data that was given up after a split brain occupies; absent when it is released.",
+    ),
     gauge(
         "baton_replication_connection_state",
         &["volume", "peer", "state"],

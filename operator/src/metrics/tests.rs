@@ -64,7 +64,15 @@ fn a_resync_that_does_not_run_has_no_progress() {
 
 #[test]
 fn every_metric_of_the_table_is_filled_and_named_by_the_rules() {
-    let text = render(&fixture::resyncing()) + &render(&fixture::maintained());
+    let mut torn = fixture::resyncing();
+    torn.groups[0].volumes[0].snapshots.push(baton_replicator::api::Snapshot {
+        node: torn.node.clone(),
+        name: "webstore.img.discarded-1795291500-00000000000000ab".into(),
+        made_at_s: 1_795_291_500,
+        generation: baton_replicator::types::Generation(0xab),
+        bytes: 4096,
+    });
+    let text = render(&torn) + &render(&fixture::maintained());
     for metric in METRICS {
         assert!(text.contains(&format!("# TYPE {} ", metric.name)), "{} is never given a value", metric.name);
         assert!(metric.name.starts_with("baton_"));

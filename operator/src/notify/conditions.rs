@@ -213,11 +213,14 @@ fn volumes(status: &ClusterStatus, group: &GroupStatus, found: &mut Vec<Conditio
         if let Some(peer) = torn {
             let what = What::SplitBrain(group.name.clone(), v.volume.clone());
             let title = format!("{}: split brain of volume {} with {}", group.name, v.volume, peer.node);
+            let victim = peer.apart.as_ref().map_or(&peer.node, |a| &a.discard);
+            let command = format!("baton volume resolve {} --discard {victim}", v.volume);
             found.push(
                 Condition::new(what, title)
                     .fact(capital(peer.reason.as_deref().unwrap_or_default()))
                     .done("the replicas stay apart: nothing is overwritten")
-                    .advice("decide whose writes are given up, keep a copy of them, and see docs/failure-modes.md"),
+                    .advice("decide whose writes are given up: only those of a node that does not lead can be; a copy is kept")
+                    .advice(command),
             );
         }
         if let (Role::Primary, Some(why)) = (v.role, &v.frozen) {

@@ -11,7 +11,8 @@ pub use follow::{Followed, follow};
 
 use crate::heartbeat::clock;
 use baton_replicator::api::{
-    Desired, Format, Problem, ResyncRequest, Status, VerifyRequest, VolumeConfig, VolumeStatus,
+    Desired, DiscardRequest, Format, Problem, ResyncRequest, Status, VerifyRequest, VolumeConfig,
+    VolumeStatus,
 };
 use baton_replicator::types::{Instant, VolumeName};
 use bytes::Bytes;
@@ -199,6 +200,25 @@ impl ReplicaClient {
         let path = format!("/v1/volumes/{volume}/resync");
         let body = encode(&ResyncRequest { paused });
         self.call(Method::PUT, &path, Some(body), LOCAL_TIMEOUT).await.map(drop)
+    }
+
+    /// Gives a secondary's data up after a split brain; answers when the copy is kept and the word is durable.
+    /// Idempotent: whoever gave up waiting asks again.
+    ///
+    /// # Errors
+    /// See [`ReplicaError`]; refused unless the replica is at odds with a primary, or if no copy can be kept.
+    pub async fn discard(&self, volume: &VolumeName, request: &DiscardRequest) -> Result<(), ReplicaError> {
+        let path = format!("/v1/volumes/{volume}/discard");
+        self.call(Method::POST, &path, Some(encode(request)), LOCAL_TIMEOUT).await.map(drop)
+    }
+
+    /// Removes a copy of data that was given up.
+    ///
+    /// # Errors
+    /// See [`ReplicaError`].
+    pub async fn release(&self, volume: &VolumeName, snapshot: &str) -> Result<(), ReplicaError> {
+        let path = format!("/v1/volumes/{volume}/snapshots/{snapshot}");
+        self.call(Method::DELETE, &path, None, LOCAL_TIMEOUT).await.map(drop)
     }
 
     /// Flushes, marks the clean shutdown and closes a secondary volume.

@@ -43,6 +43,7 @@ fn volume(epoch: u64) -> VolumeStatus {
         alarms: vec![],
         verify: None,
         resync_paused: false,
+        snapshots: Vec::new(),
     }
 }
 
@@ -113,6 +114,8 @@ async fn commands_reach_the_replicator_and_its_refusals_come_back_in_its_words()
         metadata: "/y".into(),
         peers: vec![],
         protocol: Protocol::C,
+        protocols: Default::default(),
+        after_split_brain: Default::default(),
         transport: Default::default(),
         peer_timeout_ms: 1000,
         resync_rate: 0,

@@ -169,15 +169,9 @@ impl Reader<'_> {
             // A missing or unreadable size has been reported; the default only keeps later checks quiet.
             size_bytes: self.get(&mut f, "size", Self::size).unwrap_or(1 << 30),
             filesystem: self.get(&mut f, "filesystem", Self::text).unwrap_or_else(|| "ext4".into()),
-            protocol: self
-                .get(&mut f, "protocol", |r, n, p| {
-                    r.scalar(n, p, |text| match text {
-                        "A" => Ok(Protocol::A),
-                        "B" => Ok(Protocol::B),
-                        "C" => Ok(Protocol::C),
-                        other => Err(format!("'{other}' is not known; write A, B or C (C if in doubt)")),
-                    })
-                })
+            protocol: self.get(&mut f, "protocol", Self::protocol).unwrap_or_default(),
+            protocols: self
+                .get(&mut f, "protocols", |r, n, p| r.map(n, p, Self::protocol))
                 .unwrap_or_default(),
             transport: self.get(&mut f, "transport", Self::transport_word).unwrap_or(self.transport),
             backing: self.get(&mut f, "backing", Self::backing).unwrap_or_default(),
@@ -194,9 +188,21 @@ impl Reader<'_> {
                 limits.unwrap_or_else(|| ResyncLimits { rate: rate.unwrap_or(0), ..ResyncLimits::default() })
             },
             verify: self.get(&mut f, "verify", Self::verify_schedule),
+            after_split_brain: self
+                .get(&mut f, "after_split_brain", Self::after_split_brain)
+                .unwrap_or_default(),
         };
         self.finish(f);
         Some(volume)
+    }
+
+    fn protocol(&mut self, node: &Node, path: &str) -> Option<Protocol> {
+        self.scalar(node, path, |text| match text {
+            "A" => Ok(Protocol::A),
+            "B" => Ok(Protocol::B),
+            "C" => Ok(Protocol::C),
+            other => Err(format!("'{other}' is not known; write A, B or C (C if in doubt)")),
+        })
     }
 
     fn backing(&mut self, node: &Node, path: &str) -> Option<VolumeBacking> {

@@ -3,6 +3,7 @@
 use super::volume::ResyncLimits;
 use super::{Cidr, Timers};
 use crate::core::verify::Schedule;
+use baton_replicator::core::split_brain::AfterSplitBrain;
 use baton_replicator::types::{GroupName, NodeName, Protocol, Transport, VolumeName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -106,6 +107,8 @@ pub struct Volume {
     pub filesystem: String,
     /// Replication protocol.
     pub protocol: Protocol,
+    /// The protocol by which a node is reached, where it is another one.
+    pub protocols: BTreeMap<NodeName, Protocol>,
     /// How its blocks travel; the cluster's unless it says otherwise.
     pub transport: Transport,
     /// Block devices instead of files.
@@ -120,6 +123,8 @@ pub struct Volume {
     pub resync: ResyncLimits,
     /// When it verifies by itself; none: only when asked to.
     pub verify: Option<Schedule>,
+    /// What resolves a split brain by itself.
+    pub after_split_brain: AfterSplitBrain,
 }
 
 /// When a dependency counts as fulfilled, in Compose's words.

@@ -162,6 +162,9 @@ fn group(spec: &Spec, path: &str, group: &Group, r: &mut Reader<'_>) {
         for node in volume.backing.by_node.keys().filter(|node| !spec.nodes.contains_key(*node)) {
             r.at(&format!("{at}.backing.{node}"), unknown("node", node, spec.nodes.keys()));
         }
+        for node in volume.protocols.keys().filter(|node| !spec.nodes.contains_key(*node)) {
+            r.at(&format!("{at}.protocols.{node}"), unknown("node", node, spec.nodes.keys()));
+        }
         at_least(r, &format!("{at}.peer_timeout"), volume.peer_timeout, Duration::from_millis(100));
         at_least(r, &format!("{at}.disk_timeout"), volume.disk_timeout, super::volume::LEAST_DISK_TIMEOUT);
     }

@@ -3,11 +3,13 @@
 //! ```yaml
 //! verify: { every: 7d, at: "03:00", repair: false }
 //! resync: { rate: 200MiB, min: 4MiB, target_latency: 5ms }
+//! after_split_brain: { zero_primaries: discard-least-changes, one_primary: consensus }
 //! ```
 
 use super::read::{Reader, join};
-use super::tree::Node;
+use super::tree::{Node, Value};
 use crate::core::verify::Schedule;
+use baton_replicator::core::split_brain::{AfterSplitBrain, OnePrimary, TwoPrimaries, ZeroPrimaries};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -59,6 +61,43 @@ impl Reader<'_> {
         Some(Schedule { every_s: every.as_secs(), at_min, repair })
     }
 
+    /// One word for all of it, or a rule for each number of primaries.
+    pub fn after_split_brain(&mut self, node: &Node, path: &str) -> Option<AfterSplitBrain> {
+        if !matches!(node.value, Value::Map(_)) {
+            return self.scalar(node, path, |text| {
+                let none = AfterSplitBrain::default();
+                match (text, zero_primaries(text)) {
+                    ("discard-secondary", _) => {
+                        Ok(AfterSplitBrain { one_primary: OnePrimary::DiscardSecondary, ..none })
+                    }
+                    ("disconnect", _) => Ok(none),
+                    (_, Ok(zero_primaries)) => {
+                        Ok(AfterSplitBrain { zero_primaries, one_primary: OnePrimary::Consensus, ..none })
+                    }
+                    (_, Err(why)) => Err(why),
+                }
+            });
+        }
+        let mut f = self.fields(node, path, "zero_primaries, one_primary, two_primaries");
+        let policy = AfterSplitBrain {
+            zero_primaries: self
+                .get(&mut f, "zero_primaries", |r, n, p| r.scalar(n, p, zero_primaries))
+                .unwrap_or_default(),
+            one_primary: self
+                .get(&mut f, "one_primary", |r, n, p| r.scalar(n, p, one_primary))
+                .unwrap_or_default(),
+            two_primaries: self
+                .get(&mut f, "two_primaries", |r, n, p| r.scalar(n, p, two_primaries))
+                .unwrap_or_default(),
+        };
+        self.finish(f);
+        if policy.one_primary == OnePrimary::Consensus && policy.zero_primaries == ZeroPrimaries::Disconnect {
+            let text = "consensus asks the rule for zero_primaries, which is disconnect: nothing would ever be resolved";
+            self.error(node.line, &join(path, "one_primary"), text);
+        }
+        Some(policy)
+    }
+
     pub fn resync_limits(&mut self, node: &Node, path: &str) -> Option<ResyncLimits> {
         let mut f = self.fields(node, path, "rate, min, target_latency");
         let default = ResyncLimits::default();
@@ -72,6 +111,39 @@ impl Reader<'_> {
             self.error(node.line, &join(path, "min"), "must not be above the rate");
         }
         Some(limits)
+    }
+}
+
+fn zero_primaries(text: &str) -> Result<ZeroPrimaries, String> {
+    match text {
+        "disconnect" => Ok(ZeroPrimaries::Disconnect),
+        "discard-younger-primary" => Ok(ZeroPrimaries::DiscardYoungerPrimary),
+        "discard-older-primary" => Ok(ZeroPrimaries::DiscardOlderPrimary),
+        "discard-zero-changes" => Ok(ZeroPrimaries::DiscardZeroChanges),
+        "discard-least-changes" => Ok(ZeroPrimaries::DiscardLeastChanges),
+        other => Err(format!(
+            "'{other}' is not known; write disconnect, discard-younger-primary, discard-older-primary, \
+             discard-zero-changes or discard-least-changes (disconnect if in doubt)"
+        )),
+    }
+}
+
+fn one_primary(text: &str) -> Result<OnePrimary, String> {
+    match text {
+        "disconnect" => Ok(OnePrimary::Disconnect),
+        "consensus" => Ok(OnePrimary::Consensus),
+        "discard-secondary" => Ok(OnePrimary::DiscardSecondary),
+        "violently-as0p" | "call-pri-lost-after-sb" => Err(format!(
+            "'{text}' would give up data that is in use; write disconnect, consensus or discard-secondary"
+        )),
+        other => Err(format!("'{other}' is not known; write disconnect, consensus or discard-secondary")),
+    }
+}
+
+fn two_primaries(text: &str) -> Result<TwoPrimaries, String> {
+    match text {
+        "disconnect" => Ok(TwoPrimaries::Disconnect),
+        other => Err(format!("'{other}' is not possible: the data of both is in use; write disconnect")),
     }
 }
 
@@ -91,6 +163,7 @@ fn time_of_day(text: &str) -> Result<u32, String> {
 mod tests {
     use super::*;
     use crate::spec::{Spec, Volume};
+    use baton_replicator::types::{NodeName, Protocol};
 
     fn parse(volume: &str) -> Result<Volume, String> {
         let text = format!(
@@ -119,6 +192,40 @@ mod tests {
     }
 
     #[test]
+    fn a_node_may_be_reached_by_another_protocol() {
+        let volume = parse("protocol: B, protocols: { b: A }").expect("valid");
+        let b = NodeName::new("b").expect("a name");
+        assert_eq!((volume.protocol, volume.protocols), (Protocol::B, [(b, Protocol::A)].into()));
+    }
+
+    #[test]
+    fn split_brain_policies_have_drbd_s_names_and_a_short_form() {
+        let policy =
+            |text: &str| parse(&format!("after_split_brain: {text}")).expect("valid").after_split_brain;
+        assert_eq!(parse("filesystem: ext4").expect("valid").after_split_brain, AfterSplitBrain::default());
+        assert_eq!(policy("disconnect"), AfterSplitBrain::default());
+        let both = |zero_primaries, one_primary| AfterSplitBrain {
+            zero_primaries,
+            one_primary,
+            ..Default::default()
+        };
+        assert_eq!(
+            policy("discard-secondary"),
+            both(ZeroPrimaries::Disconnect, OnePrimary::DiscardSecondary)
+        );
+        for (word, zero) in [
+            ("discard-younger-primary", ZeroPrimaries::DiscardYoungerPrimary),
+            ("discard-older-primary", ZeroPrimaries::DiscardOlderPrimary),
+            ("discard-zero-changes", ZeroPrimaries::DiscardZeroChanges),
+            ("discard-least-changes", ZeroPrimaries::DiscardLeastChanges),
+        ] {
+            let expected = both(zero, OnePrimary::Consensus);
+            assert_eq!(policy(word), expected);
+            assert_eq!(policy(&format!("{{ zero_primaries: {word}, one_primary: consensus }}")), expected);
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_by_name() {
         for (text, words) in [
             ("verify: { at: \"03:00\" }", "volumes.v.verify.every is missing"),
@@ -128,6 +235,13 @@ mod tests {
             ("verify: { every: 7d, at: noon }", "not a time of day"),
             ("disk_timeout: 500ms", "disk_timeout"),
             ("resync: { rate: 1MiB, min: 2MiB }", "must not be above the rate"),
+            ("protocols: { a: D }", "'D' is not known; write A, B or C"),
+            ("protocols: { c: A }", "there is no node c"),
+            ("after_split_brain: discard-all", "'discard-all' is not known"),
+            ("after_split_brain: { one_primary: violently-as0p }", "data that is in use"),
+            ("after_split_brain: { two_primaries: discard-secondary }", "the data of both is in use"),
+            ("after_split_brain: { one_primary: consensus }", "nothing would ever be resolved"),
+            ("after_split_brain: { three_primaries: disconnect }", "three_primaries"),
         ] {
             let error = parse(text).expect_err(text);
             assert!(error.replace(": ", " ").contains(words) || error.contains(words), "{text}: {error}");

@@ -57,6 +57,7 @@ pub fn replica(volume: VolumeName) -> VolumeStatus {
         alarms: Vec::new(),
         verify: None,
         resync_paused: false,
+        snapshots: Vec::new(),
     }
 }
 
@@ -76,6 +77,8 @@ pub fn peer_status(name: &str, connection: ConnectionState, boot: u64) -> PeerSt
         resync: None,
         copied_bytes: 0,
         spared_bytes: 0,
+        apart: None,
+        protocol: Default::default(),
         link: None,
     }
 }

@@ -5,7 +5,8 @@
 
 use super::{Controller, datagram, problem, router};
 use crate::api::{
-    Desired, Format, Problem, ResyncRequest, Status, VerifyRequest, VolumeConfig, VolumeStatus,
+    Desired, DiscardRequest, Format, Problem, ResyncRequest, Status, VerifyRequest, VolumeConfig,
+    VolumeStatus,
 };
 use crate::types::VolumeName;
 use axum::serve::Listener;
@@ -61,6 +62,12 @@ impl Controller for Refuses {
         self.note(volume)
     }
     async fn resync(&self, volume: VolumeName, _: ResyncRequest) -> Result<VolumeStatus, Problem> {
+        self.note(volume)
+    }
+    async fn discard(&self, volume: VolumeName, _: DiscardRequest) -> Result<VolumeStatus, Problem> {
+        self.note(volume)
+    }
+    async fn release(&self, volume: VolumeName, _: String) -> Result<VolumeStatus, Problem> {
         self.note(volume)
     }
     async fn format(&self, volume: VolumeName, _: Format) -> Result<VolumeStatus, Problem> {

@@ -3,14 +3,14 @@
 //! Invariants: every command ends within its bound; whatever goes wrong, the answer is a problem document.
 
 use super::{Controller, problem, socket};
-use crate::api::{Desired, Format, Problem, ResyncRequest, VerifyRequest, VolumeConfig};
+use crate::api::{Desired, DiscardRequest, Format, Problem, ResyncRequest, VerifyRequest, VolumeConfig};
 use crate::types::VolumeName;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path as UrlPath, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::Future;
@@ -43,6 +43,8 @@ pub fn router<C: Controller>(controller: Arc<C>) -> axum::Router {
         .route("/v1/volumes/{volume}/format", post(format::<C>))
         .route("/v1/volumes/{volume}/verify", post(verify::<C>).delete(stop_verify::<C>))
         .route("/v1/volumes/{volume}/resync", put(resync::<C>))
+        .route("/v1/volumes/{volume}/discard", post(discard::<C>))
+        .route("/v1/volumes/{volume}/snapshots/{name}", delete(release::<C>))
         .route("/v1/volumes/{volume}/detach", post(detach::<C>))
         .fallback(|| async {
             Refused(problem(404, "not-found", "Not found", "no such resource; see the API's table"))
@@ -203,6 +205,33 @@ async fn resync<C: Controller>(
         Ok((volume, request)) => {
             bounded("the pause", COMMAND_LIMIT, controller.resync(volume, request)).await.into_response()
         }
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn discard<C: Controller>(
+    State(controller): State<Arc<C>>,
+    UrlPath(volume): UrlPath<String>,
+    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+) -> Response {
+    match volume_name(volume).and_then(|v| Ok((v, parse::<DiscardRequest>(body)?))) {
+        Ok((volume, request)) => {
+            bounded("keeping a copy", COMMAND_LIMIT, controller.discard(volume, request))
+                .await
+                .into_response()
+        }
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn release<C: Controller>(
+    State(controller): State<Arc<C>>,
+    UrlPath((volume, snapshot)): UrlPath<(String, String)>,
+) -> Response {
+    match volume_name(volume) {
+        Ok(volume) => bounded("removing the copy", COMMAND_LIMIT, controller.release(volume, snapshot))
+            .await
+            .into_response(),
         Err(refused) => refused.into_response(),
     }
 }

@@ -19,7 +19,8 @@ pub use http::{ControlServer, router};
 pub use socket::bind_private;
 
 use crate::api::{
-    Desired, Format, Problem, ResyncRequest, Status, VerifyRequest, VolumeConfig, VolumeStatus,
+    Desired, DiscardRequest, Format, Problem, ResyncRequest, Status, VerifyRequest, VolumeConfig,
+    VolumeStatus,
 };
 use crate::types::VolumeName;
 use std::future::Future;
@@ -53,6 +54,20 @@ pub trait Controller: Send + Sync + 'static {
         &self,
         volume: VolumeName,
         request: ResyncRequest,
+    ) -> impl Future<Output = Result<VolumeStatus, Problem>> + Send;
+
+    /// Gives a secondary's data up after a split brain.
+    fn discard(
+        &self,
+        volume: VolumeName,
+        request: DiscardRequest,
+    ) -> impl Future<Output = Result<VolumeStatus, Problem>> + Send;
+
+    /// Removes a copy of data that was given up.
+    fn release(
+        &self,
+        volume: VolumeName,
+        snapshot: String,
     ) -> impl Future<Output = Result<VolumeStatus, Problem>> + Send;
 
     /// Makes a filesystem on a blank primary.

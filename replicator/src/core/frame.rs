@@ -20,7 +20,8 @@ use super::range::Range;
 use crate::types::{BootId, Epoch, Generation, NodeName, VolumeName};
 use bytes::Bytes;
 
-/// Version of this protocol. 2: `Digest` and `Digests`. 3: those during a resync, too; `Read` and `ReadReply`.
+/// Version of this protocol. 2: `Digest` and `Digests`. 3: those during a resync, too; `Read` and `ReadReply`; greetings
+/// say how the sides parted.
 pub const PROTOCOL: u16 = 3;
 /// Oldest version that is spoken with a peer of the release before. A primary offers [`PROTOCOL`] in its Hello and, if
 /// that is not understood, this; the secondary answers in the version it was offered.
@@ -33,6 +34,8 @@ pub const PROTOCOL_READ: u16 = 3;
 pub const MAX_READ: u64 = 1 << 20;
 /// Version that answers digests during a resync.
 pub const PROTOCOL_COMPARE: u16 = 3;
+/// Version whose greetings say when the sides parted, what each wrote since and whose data is given up.
+pub const PROTOCOL_SPLIT_BRAIN: u16 = 3;
 /// Longest range of a `Digest` frame: its digests by block must fit a frame, its read must not hold writes up for long.
 pub const MAX_DIGEST_RANGE: u64 = 1 << 20;
 /// Largest body: a FUSE write has at most 1 MiB; room for two.

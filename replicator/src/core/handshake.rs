@@ -4,6 +4,7 @@
 //! two [`Identity`] values, and the target compares its own verdict with the one it is told: they cannot
 //! decide differently.
 
+use super::split_brain::{AfterSplitBrain, Parted};
 use crate::types::Generation;
 
 /// What one side says about its data. "You" is the other side.
@@ -23,6 +24,21 @@ pub struct Identity {
     pub inconsistent: bool,
     /// My data is an unfinished full sync: nothing of its own is in it.
     pub partial: bool,
+    /// My data may be overwritten: a person or a policy gave it up.
+    pub yields: bool,
+    /// When mine went on without yours, and how much was written since.
+    pub parted: Parted,
+    /// What shall happen when both went on alone.
+    pub policy: AfterSplitBrain,
+}
+
+impl Identity {
+    /// What a peer of a release before split brains were resolved is told of it.
+    #[must_use]
+    pub fn for_older(self) -> Self {
+        let (parted, policy) = (Parted::default(), AfterSplitBrain::default());
+        Self { yields: false, parted, policy, ..self }
+    }
 }
 
 /// What to do.
@@ -30,7 +46,7 @@ pub struct Identity {
 pub enum Verdict {
     /// Copy the blocks in the union of both bitmaps (maybe none).
     Bitmap,
-    /// Copy everything.
+    /// Copy everything: also whenever data is given up, because a bitmap that both sides agree on is what is missing then.
     Full,
     /// Do nothing, stay apart, say why.
     Refuse(Refusal),
@@ -56,9 +72,28 @@ pub enum Refusal {
     Unrelated,
 }
 
-/// The table.
+impl Refusal {
+    /// It ends when the secondary's data is given up.
+    #[must_use]
+    pub fn can_be_resolved(self) -> bool {
+        match self {
+            Self::TargetNewer | Self::SplitBrain | Self::Unrelated => true,
+            Self::SourceEmpty | Self::SourceInconsistent => false,
+        }
+    }
+}
+
+/// The table: what has no common past, or went on alone, is overwritten only if it was given up, and then as a whole.
 #[must_use]
 pub fn decide(source: &Identity, target: &Identity) -> Verdict {
+    match by_descent(source, target) {
+        Verdict::Refuse(refusal) if refusal.can_be_resolved() && target.yields => Verdict::Full,
+        verdict => verdict,
+    }
+}
+
+/// The table without what anybody gave up.
+fn by_descent(source: &Identity, target: &Identity) -> Verdict {
     const NONE: Generation = Generation(0);
     // A pending generation names the same data as the one it will replace.
     let same_data =
@@ -109,6 +144,7 @@ mod tests {
         use Refusal::*;
         use Verdict::*;
         let inconsistent = |id: Identity| Identity { inconsistent: true, ..id };
+        let yields = |id: Identity| Identity { yields: true, ..id };
         let partial = |id: Identity| Identity { partial: true, inconsistent: true, ..id };
         let rows: Vec<(&str, Identity, Identity, Verdict)> = vec![
             ("both empty", side(0, &[]), side(0, &[]), Refuse(SourceEmpty)),
@@ -183,6 +219,39 @@ mod tests {
             ("both went on from 3", tracking(3, side(4, &[3])), side(5, &[3]), Refuse(SplitBrain)),
             ("nothing in common", side(4, &[3]), side(9, &[8]), Refuse(Unrelated)),
             ("zero is nobody's common ancestor", side(4, &[]), side(9, &[]), Refuse(Unrelated)),
+            (
+                "both went on from 3, the secondary gave up",
+                tracking(3, side(4, &[3])),
+                yields(side(5, &[3])),
+                Full,
+            ),
+            (
+                "the same, and the primary's bitmap counts from just that",
+                tracking(3, side(4, &[3])),
+                yields(tracking(3, side(5, &[3]))),
+                Full,
+            ),
+            ("unrelated, the secondary gave up", side(4, &[3]), yields(side(9, &[8])), Full),
+            ("newer, the secondary gave up", side(4, &[3]), yields(side(5, &[4, 3])), Full),
+            ("it gave up, and the bitmap fits", tracking(4, side(5, &[4])), yields(side(4, &[3])), Bitmap),
+            (
+                "an empty primary takes nothing from who gave up",
+                side(0, &[]),
+                yields(side(5, &[])),
+                Refuse(SourceEmpty),
+            ),
+            (
+                "nor does one whose data is a mixture",
+                inconsistent(side(5, &[4])),
+                yields(side(9, &[])),
+                Refuse(SourceInconsistent),
+            ),
+            (
+                "that the primary gave up is nothing to the secondary",
+                yields(side(4, &[3])),
+                side(5, &[3]),
+                Refuse(SplitBrain),
+            ),
         ];
         for (name, source, target, verdict) in rows {
             assert_eq!(decide(&source, &target), verdict, "{name}");
@@ -205,6 +274,13 @@ mod tests {
         }
         for source in &all {
             for target in &all {
+                let given_up = Identity { yields: true, ..target.clone() };
+                match (decide(source, target), decide(source, &given_up)) {
+                    (Verdict::Refuse(why), then) if why.can_be_resolved() => assert_eq!(then, Verdict::Full),
+                    (verdict, then) => {
+                        assert_eq!(verdict, then, "what a verdict is, giving up does not change")
+                    }
+                }
                 let verdict = decide(source, target);
                 if verdict == Verdict::Bitmap {
                     assert!(source.tracking && source.base == target.generation);

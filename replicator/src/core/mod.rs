@@ -7,6 +7,7 @@
 //! * [`frame`]: what replicators say to each other, and `wire`, its encoding;
 //! * [`digest`]: what verify compares;
 //! * [`handshake`]: the table that turns two replicas' identities into a verdict;
+//! * [`split_brain`]: whose data is given up when both sides went on alone;
 //! * [`engine`]: one volume's state machine, [`engine::Engine::handle`].
 //!
 //! If any of this panics the process stops ([`abort_on_panic`](crate::process::abort_on_panic)); everything a restart
@@ -19,4 +20,5 @@ pub mod frame;
 pub mod handshake;
 pub mod meta;
 pub mod range;
+pub mod split_brain;
 mod wire;

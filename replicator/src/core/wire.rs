@@ -9,10 +9,11 @@ use super::codec::{Reader, text};
 use super::digest::DIGEST_BYTES;
 use super::frame::{
     BadFrame, Frame, Greeting, MAX_BODY, MAX_DIGEST_RANGE, MAX_HEAD, MAX_READ, MAX_RUNS, Message,
-    OLDEST_PROTOCOL, PROTOCOL, Refused, Sync,
+    OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_SPLIT_BRAIN, Refused, Sync,
 };
 use super::handshake::Identity;
 use super::range::Range;
+use super::split_brain::{AfterSplitBrain, OnePrimary, Parted, TwoPrimaries, ZeroPrimaries};
 use crate::types::{BootId, Epoch, Generation, NodeName, TermId, VolumeName};
 use bytes::Bytes;
 
@@ -280,7 +281,63 @@ fn greeting(h: &mut Vec<u8>, g: &Greeting, kind: u16) -> u16 {
     h.extend([id.tracking, id.inconsistent, id.partial].map(u8::from));
     generations(h, &id.history);
     names(h, &g.members);
+    if g.protocol >= PROTOCOL_SPLIT_BRAIN {
+        h.push(u8::from(id.yields));
+        parted(h, &id.parted);
+        policy(h, id.policy);
+    }
     kind
+}
+
+fn parted(h: &mut Vec<u8>, p: &Parted) {
+    numbers(h, &[p.at_s, p.epoch, p.blocks.unwrap_or(0)]);
+    h.push(u8::from(p.blocks.is_some()));
+}
+
+fn read_parted(r: &mut Reader<'_>) -> Option<Parted> {
+    let (at_s, epoch, blocks) = (r.u64()?, r.u64()?, r.u64()?);
+    let blocks = if r.flag()? { Some(blocks) } else { (blocks == 0).then_some(None)? };
+    Some(Parted { at_s, epoch, blocks })
+}
+
+fn policy(h: &mut Vec<u8>, p: AfterSplitBrain) {
+    h.push(match p.zero_primaries {
+        ZeroPrimaries::Disconnect => 0,
+        ZeroPrimaries::DiscardYoungerPrimary => 1,
+        ZeroPrimaries::DiscardOlderPrimary => 2,
+        ZeroPrimaries::DiscardZeroChanges => 3,
+        ZeroPrimaries::DiscardLeastChanges => 4,
+    });
+    h.push(match p.one_primary {
+        OnePrimary::Disconnect => 0,
+        OnePrimary::Consensus => 1,
+        OnePrimary::DiscardSecondary => 2,
+    });
+    h.push(match p.two_primaries {
+        TwoPrimaries::Disconnect => 0,
+    });
+}
+
+fn read_policy(r: &mut Reader<'_>) -> Option<AfterSplitBrain> {
+    let zero_primaries = match r.u8()? {
+        0 => ZeroPrimaries::Disconnect,
+        1 => ZeroPrimaries::DiscardYoungerPrimary,
+        2 => ZeroPrimaries::DiscardOlderPrimary,
+        3 => ZeroPrimaries::DiscardZeroChanges,
+        4 => ZeroPrimaries::DiscardLeastChanges,
+        _ => return None,
+    };
+    let one_primary = match r.u8()? {
+        0 => OnePrimary::Disconnect,
+        1 => OnePrimary::Consensus,
+        2 => OnePrimary::DiscardSecondary,
+        _ => return None,
+    };
+    let two_primaries = match r.u8()? {
+        0 => TwoPrimaries::Disconnect,
+        _ => return None,
+    };
+    Some(AfterSplitBrain { zero_primaries, one_primary, two_primaries })
 }
 
 fn read_greeting(r: &mut Reader<'_>) -> Option<Greeting> {
@@ -289,7 +346,7 @@ fn read_greeting(r: &mut Reader<'_>) -> Option<Greeting> {
     let to = NodeName::new(r.text()?).ok()?;
     let volume = VolumeName::new(r.text()?).ok()?;
     let (size, boot, incarnation) = (r.u64()?, BootId(r.u64()?), r.u64()?);
-    let identity = Identity {
+    let mut identity = Identity {
         generation: Generation(r.u64()?),
         pending: Generation(r.u64()?),
         base: Generation(r.u64()?),
@@ -297,7 +354,11 @@ fn read_greeting(r: &mut Reader<'_>) -> Option<Greeting> {
         inconsistent: r.flag()?,
         partial: r.flag()?,
         history: read_generations(r)?,
+        ..Identity::default()
     };
     let members = read_names(r)?;
+    if protocol >= PROTOCOL_SPLIT_BRAIN {
+        (identity.yields, identity.parted, identity.policy) = (r.flag()?, read_parted(r)?, read_policy(r)?);
+    }
     Some(Greeting { protocol, from, to, volume, size, boot, incarnation, identity, members })
 }

@@ -29,5 +29,6 @@ pub(super) fn status(config: &VolumeConfig, why: &str) -> VolumeStatus {
         alarms: vec![why.to_owned()],
         verify: None,
         resync_paused: false,
+        snapshots: Vec::new(),
     }
 }

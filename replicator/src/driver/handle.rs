@@ -1,10 +1,10 @@
 //! A handle on a volume: what others may ask of its thread and know of it.
 
 use super::Answer;
-use crate::api::{Problem, VolumeConfig, VolumeStatus};
+use crate::api::{Problem, Snapshot, VolumeConfig, VolumeStatus};
 use crate::control::problem;
 use crate::frontend::{Device, FrontEndEvent};
-use crate::store::Completion;
+use crate::store::{Completion, keep};
 use crate::transport::{Admission, TransportEvent};
 use crate::types::{Epoch, GroupName, Instant, NodeName};
 use crossbeam_channel::Sender;
@@ -27,6 +27,10 @@ pub(super) enum Input {
     PauseResync(bool, Answer),
     ServeUntil(Epoch, Instant),
     Reconfigure(VolumeConfig, Answer),
+    /// Give this replica's data up.
+    Discard(crate::api::DiscardRequest, Answer),
+    /// The copy that was asked for exists, or why not.
+    Kept(Result<String, String>),
     /// Look again what filesystem there is.
     Look(Answer),
     Stop(bool, Answer),
@@ -36,6 +40,8 @@ pub(super) enum Input {
 pub(super) struct Published {
     pub config: VolumeConfig,
     pub status: VolumeStatus,
+    /// Copies of data that was given up.
+    pub snapshots: Vec<Snapshot>,
     pub device: Option<Device>,
 }
 
@@ -44,6 +50,7 @@ pub(super) struct Published {
 pub(super) struct Volume {
     pub sender: Sender<Input>,
     pub published: Arc<Mutex<Published>>,
+    pub node: NodeName,
 }
 
 impl Volume {
@@ -69,6 +76,15 @@ impl Volume {
         let known = config.peers.iter().any(|p| p.node == *peer);
         let peer_timeout = Duration::from_millis(config.peer_timeout_ms);
         known.then_some(Admission { peer_timeout, transport: config.transport })
+    }
+
+    /// Looks again which copies there are.
+    pub fn look_for_snapshots(&self) {
+        let backing = self.published().config.backing.clone();
+        let found = keep::kept(&backing, &self.node);
+        let mut published = self.published();
+        published.snapshots.clone_from(&found);
+        published.status.snapshots = found;
     }
 
     pub fn sender(&self) -> Sender<Input> {

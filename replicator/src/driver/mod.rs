@@ -15,11 +15,13 @@ mod open;
 mod volume;
 
 use crate::api::{
-    Desired, Format, Problem, ResyncRequest, ServeUntil, Status, VerifyRequest, VolumeConfig, VolumeStatus,
+    Desired, DiscardRequest, Format, Problem, ResyncRequest, ServeUntil, Status, VerifyRequest, VolumeConfig,
+    VolumeStatus,
 };
 use crate::control::{Controller, problem};
 use crate::frontend::{Begin, EventSink, FrontEnd, FrontEndConfig, fuse, mkfs, stale};
 use crate::hold::Holder;
+use crate::store::keep;
 use crate::tls::TlsFiles;
 use crate::transport::{
     Admission, Admit, Credentials, HandshakeLog, Listener, ListenerConfig, Secret, SessionId, TransportEvent,
@@ -358,6 +360,29 @@ impl Controller for Replicator {
     async fn resync(&self, volume: VolumeName, request: ResyncRequest) -> Result<VolumeStatus, Problem> {
         let volume = self.volume(&volume)?;
         volume.command(|answer| Input::PauseResync(request.paused, answer)).await?;
+        Ok(volume.status())
+    }
+
+    async fn discard(&self, volume: VolumeName, request: DiscardRequest) -> Result<VolumeStatus, Problem> {
+        let volume = self.volume(&volume)?;
+        volume.command(|answer| Input::Discard(request, answer)).await?;
+        Ok(volume.status())
+    }
+
+    async fn release(&self, volume: VolumeName, snapshot: String) -> Result<VolumeStatus, Problem> {
+        let volume = self.volume(&volume)?;
+        let known = volume.clone();
+        let released = tokio::task::spawn_blocking(move || {
+            let backing = known.published().config.backing.clone();
+            let released = keep::release(&backing, &snapshot);
+            known.look_for_snapshots();
+            released
+        });
+        let released = released.await;
+        self.shared.version.send_modify(|v| *v += 1);
+        released
+            .map_err(|e| problem(500, "internal", "Internal error", e.to_string()))?
+            .map_err(|e| problem(500, "storage", "Storage failed", e.to_string()))?;
         Ok(volume.status())
     }
 

@@ -9,7 +9,7 @@ use crate::control::problem;
 use crate::core::engine::{LOG_IDLE, Setup, VERIFY_CHUNK};
 use crate::frontend::probe::{PROBE_LEN, Signature, probe};
 use crate::memory;
-use crate::store::{BackingStore, MetaFile};
+use crate::store::{BackingStore, MetaFile, keep};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -36,6 +36,7 @@ pub(super) fn open(shared: &Arc<Shared>, config: VolumeConfig) -> Result<Volume,
         problem(500, "metadata", "Metadata cannot be used", detail)
     };
     create_if_absent(&setup, &config)?;
+    keep::clean(&config.backing);
     let (sender, receiver) = crossbeam_channel::bounded(QUEUE);
     let sink = sender.clone();
     let store = BackingStore::open(&config.backing, config.size_bytes, move |done| {

@@ -15,13 +15,13 @@ use crate::core::frame::Frame;
 use crate::core::range::Range;
 use crate::frontend::probe::{Signature, probe};
 use crate::frontend::{Begin, Errno, FrontEnd, FrontEndEvent, Op};
-use crate::store::{BackingStore, Completion, MetaFile, StoreError, StoreOp};
+use crate::store::{BackingStore, Completion, MetaFile, StoreError, StoreOp, keep};
 use crate::transport::{Dialer, DialerConfig, RawFrame, Session, TransportEvent};
-use crate::types::NodeName;
+use crate::types::{Generation, NodeName};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The engine's clock hand: timeouts are judged this often; a tenth of the shortest useful peer_timeout.
 const TICK: Duration = Duration::from_millis(50);
@@ -41,8 +41,11 @@ pub(super) struct Parts {
 /// Starts the volume's thread.
 pub(super) fn start(shared: &Arc<Shared>, parts: Parts) -> std::io::Result<Volume> {
     let Parts { engine, actions, store, meta, sender, receiver } = parts;
-    let published = Published { config: engine.config().clone(), status: engine.status(), device: None };
-    let handle = Volume { sender, published: Arc::new(Mutex::new(published)) };
+    let (config, status) = (engine.config().clone(), engine.status());
+    let published = Published { config, status, snapshots: Vec::new(), device: None };
+    let node = shared.options.node.clone();
+    let handle = Volume { sender, published: Arc::new(Mutex::new(published)), node };
+    handle.look_for_snapshots();
     let mut owner = Owner {
         shared: shared.clone(),
         handle: handle.clone(),
@@ -94,6 +97,7 @@ impl Owner {
             let now = clock::now();
             if now >= next_tick {
                 next_tick = now.plus(TICK);
+                self.engine.wall_clock(unix_seconds());
                 self.give(Event::Tick);
                 self.publish();
             }
@@ -175,6 +179,14 @@ impl Owner {
             Input::PauseResync(paused, answer) => {
                 let token = self.token(answer);
                 self.give(Event::PauseResync { token, paused });
+            }
+            Input::Discard(request, answer) => {
+                let token = self.token(answer);
+                self.give(Event::Discard { token, request });
+            }
+            Input::Kept(result) => {
+                self.handle.look_for_snapshots();
+                self.give(Event::Kept(result));
             }
             Input::ServeUntil(epoch, until) => self.give(Event::ServeUntil { epoch, until }),
             Input::Reconfigure(config, answer) => {
@@ -321,6 +333,7 @@ impl Owner {
                         let _ = answer.send(Ok(()));
                     }
                 }
+                Action::Keep(generation) => self.keep(generation),
                 Action::Done { token, result } => {
                     self.publish();
                     if self.stopping == Some(token) && result.is_ok() {
@@ -348,7 +361,23 @@ impl Owner {
                 self.sessions.iter().filter(|(_, s)| *s.peer() == peer.node).max_by_key(|(id, _)| **id);
             peer.link = newest.map(|(_, session)| session.link());
         }
-        self.handle.published().status = status;
+        let mut published = self.handle.published();
+        status.snapshots.clone_from(&published.snapshots);
+        published.status = status;
+    }
+
+    /// Copies the backing store, on a thread of its own: it may take as long as the disk needs for all of it.
+    fn keep(&mut self, generation: Generation) {
+        let backing = self.engine.config().backing.clone();
+        let sender = self.handle.sender();
+        let made = std::thread::Builder::new().name("keep".into()).spawn(move || {
+            let kept = keep::keep(&backing, generation, unix_seconds()).map_err(|e| e.to_string());
+            // An error means that the volume was detached meanwhile; the copy is listed when it is attached again.
+            let _ = sender.send(Input::Kept(kept));
+        });
+        if let Err(error) = made {
+            self.own.push_back(Event::Kept(Err(error.to_string())));
+        }
     }
 
     fn dial(&mut self, peer: &NodeName, wanted: bool) {
@@ -426,6 +455,11 @@ fn fault(error: &StoreError) -> Fault {
         libc::ENOSPC | libc::EDQUOT => Fault::Full(error.to_string()),
         _ => Fault::Failed(error.to_string()),
     }
+}
+
+/// The wall clock: for people, and for the names of files.
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())
 }
 
 /// An error with its causes in one line.

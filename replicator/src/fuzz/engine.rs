@@ -11,7 +11,7 @@
 use super::bytes::Choices;
 use super::metadata::{file, put, setup};
 use super::peer::{BLOCK, Peer, data, value};
-use crate::api::{Desired, Membership, VerifyRequest};
+use crate::api::{Desired, DiscardRequest, Membership, VerifyRequest};
 use crate::core::engine::{Action, Engine, Event, Fault, FrontOp, SessionId, StoreOp, Token};
 use crate::core::frame::{Frame, Message};
 use crate::core::range::Range;
@@ -222,6 +222,10 @@ impl World {
                     0 => Event::Stop { token: Token(self.next()), even_primary: c.rarely(2) },
                     1 => Event::Probe,
                     2 => Event::FrontEndStopped(Err("in use".into())),
+                    3 => Event::Discard {
+                        token: Token(self.next()),
+                        request: DiscardRequest { snapshot: c.rarely(2) },
+                    },
                     _ => Event::DialFailed { peer, reason: "nobody there".into() },
                 };
                 self.give(c, event);
@@ -425,6 +429,7 @@ impl World {
                 }
                 Action::StopFrontEnd { .. } => self.events.push_back(Event::FrontEndStopped(Ok(()))),
                 Action::Probe(_) => self.events.push_back(Event::Probed(None)),
+                Action::Keep(_) => self.events.push_back(Event::Kept(Ok("a copy".into()))),
                 _ => {}
             }
         }

@@ -1,8 +1,9 @@
 //! The handshake's table over any two identities: nothing with data of its own is overwritten unless that data is in the
-//! source's past, and bits are trusted only for the data they count from.
+//! source's past or it was given up, and bits are trusted only for the data they count from.
 
 use super::bytes::Choices;
 use crate::core::handshake::{Identity, Refusal, Verdict, decide};
+use crate::core::split_brain::{AfterSplitBrain, OnePrimary, Parted, ZeroPrimaries};
 use crate::types::Generation;
 
 /// An identity of few generations, so that they meet.
@@ -19,6 +20,17 @@ pub(super) fn identity(c: &mut Choices<'_>) -> Identity {
         tracking: flags & 1 != 0,
         inconsistent: flags & 2 != 0,
         partial: flags & 4 != 0,
+        yields: flags & 8 != 0,
+        parted: Parted { at_s: 0, epoch: 0, blocks: (flags & 16 != 0).then_some(u64::from(flags)) },
+        policy: AfterSplitBrain {
+            zero_primaries: if flags & 32 != 0 {
+                ZeroPrimaries::DiscardLeastChanges
+            } else {
+                ZeroPrimaries::Disconnect
+            },
+            one_primary: if flags & 64 != 0 { OnePrimary::DiscardSecondary } else { OnePrimary::Disconnect },
+            ..AfterSplitBrain::default()
+        },
     }
 }
 
@@ -37,12 +49,13 @@ pub fn run(data: &[u8]) {
                 let counts = source.base == target.generation || source.base == target.pending;
                 assert!(source.tracking && counts && source.base != NONE || target.generation == source.base);
                 assert!(source.tracking, "{source:?} has no bitmap");
-            } else if target.generation != NONE && !target.partial {
+            } else if target.generation != NONE && !target.partial && !target.yields {
                 assert!(past(&source, target.generation), "{source:?} would overwrite {target:?}");
             }
         }
         Verdict::Refuse(Refusal::SplitBrain) => {
             assert!(!past(&source, target.generation) && !past(&target, source.generation));
+            assert!(!target.yields, "{target:?} was given up");
         }
         Verdict::Refuse(_) => {}
     }

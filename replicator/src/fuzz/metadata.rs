@@ -5,7 +5,9 @@ use super::bytes::Choices;
 use crate::api::{Backing, PeerConfig, VolumeConfig};
 use crate::core::engine::{LOG_IDLE, Setup, VERIFY_CHUNK};
 use crate::core::meta::{ActivityLog, MAX_VOLUME_BYTES, Superblock, image};
+use crate::core::split_brain::AfterSplitBrain;
 use crate::types::{GroupName, Instant, NodeName, Protocol, Transport, VolumeName};
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 const SIZE: u64 = 64 << 20;
@@ -27,6 +29,8 @@ pub(super) fn setup(size_bytes: u64, seed: u64) -> Setup {
         metadata: "/x".into(),
         peers: vec![peer("beta"), peer("gamma")],
         protocol: Protocol::C,
+        protocols: BTreeMap::new(),
+        after_split_brain: AfterSplitBrain::default(),
         transport: Transport::Tls,
         peer_timeout_ms: 500,
         resync_rate: 0,

@@ -9,6 +9,7 @@
 
 mod backing;
 mod buffer;
+pub mod keep;
 mod meta;
 mod op;
 

@@ -6,6 +6,7 @@ use baton_replicator::core::frame::{
 };
 use baton_replicator::core::handshake::Identity;
 use baton_replicator::core::range::Range;
+use baton_replicator::core::split_brain::{AfterSplitBrain, OnePrimary, Parted, ZeroPrimaries};
 use baton_replicator::types::{BootId, Generation, VolumeName};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -31,6 +32,7 @@ fn all() -> Vec<Message> {
             tracking: true,
             inconsistent: false,
             partial: true,
+            ..Identity::default()
         },
         members: vec![name(0), name(2)],
     };
@@ -38,7 +40,20 @@ fn all() -> Vec<Message> {
     vec![
         Message::Hello(Greeting { protocol: 1, ..greeting.clone() }),
         Message::Hello(greeting.clone()),
-        Message::Welcome(greeting),
+        Message::Welcome(greeting.clone()),
+        Message::Welcome(Greeting {
+            identity: Identity {
+                yields: true,
+                parted: Parted { at_s: 1_795_000_000, epoch: 4, blocks: Some(12) },
+                policy: AfterSplitBrain {
+                    zero_primaries: ZeroPrimaries::DiscardLeastChanges,
+                    one_primary: OnePrimary::Consensus,
+                    ..AfterSplitBrain::default()
+                },
+                ..greeting.identity.clone()
+            },
+            ..greeting
+        }),
         Message::Refused(Refused::EpochTooOld),
         Message::Refused(Refused::EpochForeign),
         Message::Refused(Refused::Other("its disk failed".into())),

@@ -17,7 +17,7 @@ use crate::bugs::Bug;
 use crate::world::{BLOCK, World, data, name};
 use baton_replicator::api::{Membership, VerifyState};
 use baton_replicator::core::engine::{Event, FrontOp, Token};
-use baton_replicator::types::{BootId, ConnectionState, DiskState, Member, NodeName, Role};
+use baton_replicator::types::{BootId, ConnectionState, DiskState, Member, NodeName, Protocol, Role};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -83,6 +83,8 @@ pub struct Sim {
     /// Bytes that each verify compared.
     compared: BTreeMap<u64, u64>,
     hosts: hosts::Hosts,
+    /// Reached by protocol A: never in the set, never waited for, and equal in the end.
+    asynchronous: BTreeSet<usize>,
 }
 
 /// What a number of seeds came to.
@@ -137,6 +139,7 @@ impl Sim {
             spared: BTreeMap::new(),
             compared: BTreeMap::new(),
             hosts: hosts::Hosts::new(nodes),
+            asynchronous: BTreeSet::new(),
         }
     }
 
@@ -420,6 +423,8 @@ impl Sim {
             }
             let leaves = !self.hosts.spec.contains(&peer);
             let Some(p) = status.peers.iter().find(|p| p.node == name(peer)) else { continue };
+            let seed = self.seed;
+            assert!(!(p.resynced && self.asynchronous.contains(&peer)), "seed {seed}: {} counts", name(peer));
             let known = self.required.get(&peer).copied();
             let in_set = self.insync.get(&peer).copied();
             let lost = known.is_some() && (leaves || !p.resynced || p.boot != known);
@@ -527,7 +532,9 @@ impl Sim {
             assert!(self.w.now < limit, "seed {}: verify does not end\n{}", self.seed, self.w.describe());
             self.w.step();
             self.replies();
-            if self.w.random.chance(300) {
+            // Nobody waits for those reached by A, so somebody has to see to it that they can keep up.
+            let keeps_up = |n: &usize| self.w.peer(leader, *n).unacked_bytes < 16 * BLOCK;
+            if self.asynchronous.iter().all(keeps_up) && self.w.random.chance(300) {
                 self.client();
             }
         }
@@ -663,6 +670,31 @@ impl Sim {
         self.w.bug = Some(bug);
     }
 
+    /// The last node is reached by protocol A, by everybody.
+    pub fn with_asynchronous(&mut self) {
+        let last = self.w.nodes.len() - 1;
+        self.asynchronous.insert(last);
+        self.w.protocols.insert(last, Protocol::A);
+        for node in 0..=last {
+            let peers = self.w.nodes[node].peers.clone();
+            self.w.reconfigure(node, peers).expect("protocols change while in use");
+        }
+    }
+
+    /// Those that can be in the set.
+    fn electorate(&self) -> usize {
+        self.hosts.spec.difference(&self.asynchronous).count()
+    }
+
+    /// Those that nobody waits for have caught up.
+    fn others_caught_up(&self) -> bool {
+        let Some(leader) = self.leader.filter(|l| self.w.is_up(*l)) else { return false };
+        self.asynchronous.iter().all(|node| {
+            let p = self.w.peer(leader, *node);
+            p.connection == ConnectionState::Connected && p.unacked_bytes + p.dirty_bytes == 0
+        })
+    }
+
     /// Hosts leave for good and new ones come.
     pub fn with_replacements(&mut self) {
         self.hosts.replacing = true;
@@ -673,7 +705,7 @@ impl Sim {
         let clean = if self.w.bug.is_some() { 40 } else { [0, 3, 9][(self.seed % 3) as usize] };
         // The first full sync takes most of the time; the storm begins when it is over.
         let limit = self.w.now.plus(Duration::from_secs(60));
-        while self.insync.len() < self.hosts.spec.len() {
+        while self.insync.len() < self.electorate() || !self.others_caught_up() {
             assert!(self.w.now < limit, "seed {}: it does not begin\n{}", self.seed, self.w.describe());
             self.w.step();
             self.replies();
@@ -742,8 +774,9 @@ impl Sim {
             self.replace_hosts(false);
             let present =
                 self.insync.iter().filter(|(n, boot)| self.w.is_up(**n) && self.w.boot(**n) == **boot);
-            let whole = present.count() == self.hosts.spec.len()
-                && self.insync.len() == self.hosts.spec.len()
+            let whole = present.count() == self.electorate()
+                && self.insync.len() == self.electorate()
+                && self.others_caught_up()
                 && self.promoting.is_none()
                 && self.hosts_agree();
             if whole
@@ -765,6 +798,11 @@ impl Sim {
         let id = self.next;
         self.w.request(leader, id, FrontOp::Flush);
         self.w.until("the last flush", Duration::from_secs(5), |w| w.reply(leader, id).is_some());
+        let limit = self.w.now.plus(Duration::from_secs(60));
+        while !self.others_caught_up() {
+            assert!(self.w.now < limit, "seed {}: never caught up\n{}", self.seed, self.w.describe());
+            self.w.step();
+        }
         for node in self.hosts.spec.clone() {
             self.check_promoted(node, false);
             for block in used(self.w.size) {

@@ -3,7 +3,7 @@
 
 use crate::bugs::{Bug, LATE};
 use baton_replicator::api::{
-    Backing, Desired, Membership, PeerConfig, VerifyRequest, VerifyStatus, VolumeConfig,
+    Backing, Desired, DiscardRequest, Membership, PeerConfig, VerifyRequest, VerifyStatus, VolumeConfig,
 };
 use baton_replicator::core::digest::digests;
 use baton_replicator::core::engine::{
@@ -12,15 +12,18 @@ use baton_replicator::core::engine::{
 use baton_replicator::core::frame::{Frame, Message};
 use baton_replicator::core::meta::{ACTLOG_AT, BITMAP_AT};
 use baton_replicator::core::range::Range;
+use baton_replicator::core::split_brain::AfterSplitBrain;
 use baton_replicator::types::{
-    BootId, DiskState, Epoch, GroupName, Instant, Member, NodeName, Protocol, Role, TermId, Transport,
-    VolumeName,
+    BootId, DiskState, Epoch, Generation, GroupName, Instant, Member, NodeName, Protocol, Role, TermId,
+    Transport, VolumeName,
 };
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 pub const BLOCK: u64 = 4096;
+/// 2026-11-21 20:00:00 UTC.
+pub const WALL_S: u64 = 1_795_291_200;
 
 /// xorshift64*: deterministic and good enough.
 pub struct Random(pub u64);
@@ -149,6 +152,8 @@ pub struct Node {
     pub meta_held: bool,
     /// What its agent says of the in-sync set.
     pub membership: Membership,
+    /// Store commands do not end.
+    pub store_held: bool,
     /// Store commands fail.
     pub broken: bool,
     /// Metadata transactions fail.
@@ -161,6 +166,10 @@ pub struct Node {
     pub old: bool,
     /// Its answers to questions for digests are lost.
     pub mute: bool,
+    /// There is no room for a copy of its disk.
+    pub no_room: bool,
+    /// Copies of data that it gave up.
+    pub copies: Vec<(Generation, Disk)>,
     /// The peers that its agent has configured.
     pub peers: BTreeSet<usize>,
     /// Metadata that was called durable and is not: see [`Bug::MetadataEarly`].
@@ -190,12 +199,15 @@ impl Node {
             paused: false,
             meta_held: false,
             membership: Membership::Member,
+            store_held: false,
             broken: false,
             meta_broken: false,
             hangs: false,
             no_space: false,
             old: false,
             mute: false,
+            no_room: false,
+            copies: Vec::new(),
             peers,
             promised: VecDeque::new(),
         }
@@ -226,6 +238,10 @@ pub struct World {
     pub rate: (u64, u64),
     pub log: Vec<String>,
     pub alarms: Vec<String>,
+    /// Nodes that are not reached by C; for engines started or configured from now on.
+    pub protocols: BTreeMap<usize, Protocol>,
+    /// What resolves split brains; for engines started from now on.
+    pub after_split_brain: AfterSplitBrain,
     /// What is wrong with all of it.
     pub bug: Option<Bug>,
     /// What was acknowledged before its time, by the primary's session and number: [`Bug::AcknowledgedEarly`].
@@ -267,6 +283,8 @@ impl World {
             rate: (0, 1 << 40),
             log: Vec::new(),
             alarms: Vec::new(),
+            protocols: BTreeMap::new(),
+            after_split_brain: AfterSplitBrain::default(),
             bug: None,
             early: BTreeSet::new(),
             last_session: 0,
@@ -329,6 +347,8 @@ impl World {
                 .map(|p| PeerConfig { node: name(*p), address, alternatives: Vec::new() })
                 .collect(),
             protocol: Protocol::C,
+            protocols: self.protocols.iter().map(|(i, p)| (name(*i), *p)).collect(),
+            after_split_brain: self.after_split_brain,
             transport: Transport::Tls,
             peer_timeout_ms: 500,
             resync_rate: self.rate.0,
@@ -439,6 +459,8 @@ impl World {
     pub fn give(&mut self, i: usize, event: Event) {
         let now = self.now;
         let Some(engine) = self.nodes[i].engine.as_mut() else { return };
+        // The world began at this time of the wall clock.
+        engine.wall_clock(WALL_S + now.0 / 1_000_000_000);
         let actions = engine.handle(event, now);
         self.carry_out(i, actions);
     }
@@ -455,10 +477,11 @@ impl World {
                     if self.nodes[i].mute && matches!(frame.message, Message::Digests { .. }) {
                         continue;
                     }
-                    let (kind, mut head, body) = frame.encode();
-                    if self.nodes[i].old && kind == 1 {
-                        head[16..18].copy_from_slice(&1u16.to_le_bytes());
+                    let mut frame = frame;
+                    if let (true, Message::Hello(greeting)) = (self.nodes[i].old, &mut frame.message) {
+                        greeting.protocol = 1;
                     }
+                    let (kind, head, body) = frame.encode();
                     for link in &mut self.links {
                         for end in 0..2 {
                             if link.ends[end] == (i, session) && link.open[end] && link.open[1 - end] {
@@ -503,6 +526,17 @@ impl World {
                 Action::Probe(_) => self.nodes[i].events.push_back(Event::Probed(None)),
                 Action::Done { token, result } => {
                     self.nodes[i].done.insert(token.0, result.map_err(|p| p.to_string()));
+                }
+                Action::Keep(generation) => {
+                    let result = match self.nodes[i].no_room {
+                        true => Err("no room".to_owned()),
+                        false => Ok(format!("copy-{generation}")),
+                    };
+                    if result.is_ok() {
+                        let copy = self.nodes[i].disk.clone();
+                        self.nodes[i].copies.push((generation, copy));
+                    }
+                    self.nodes[i].events.push_back(Event::Kept(result));
                 }
                 Action::StatusChanged => {}
                 Action::Note(_) => {}
@@ -616,6 +650,7 @@ impl World {
                 }
                 None => self.open_session(i),
             },
+            1 if self.nodes[i].store_held => false,
             1 => self.finish_store(i),
             2 if self.nodes[i].meta_held => false,
             2 => self.finish_meta(i),
@@ -867,6 +902,14 @@ impl World {
         required.push(self.member(peer));
         self.desire(i, Role::Primary, number, required, false);
         self.until("settling", Duration::from_secs(5), |w| w.peer(i, peer).settled);
+    }
+
+    /// A person gives the data of `i` up; the token is in `done` when it is answered.
+    pub fn discard(&mut self, i: usize, snapshot: bool) -> u64 {
+        self.last_token += 1;
+        let token = self.last_token;
+        self.give(i, Event::Discard { token: Token(token), request: DiscardRequest { snapshot } });
+        token
     }
 
     /// Begins a verify; its answer.

@@ -179,6 +179,8 @@ impl Host {
             metadata: self.metadata(),
             peers: vec![PeerConfig { node: peer.0.clone(), address: peer.1, alternatives: Vec::new() }],
             protocol: Protocol::C,
+            protocols: Default::default(),
+            after_split_brain: Default::default(),
             transport: Transport::Plain,
             peer_timeout_ms: 10_000,
             resync_rate: 0,

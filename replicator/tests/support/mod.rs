@@ -82,6 +82,8 @@ impl Host {
                 alternatives: addresses[1..].to_vec(),
             }],
             protocol: Protocol::C,
+            protocols: Default::default(),
+            after_split_brain: Default::default(),
             transport,
             peer_timeout_ms: 2000,
             resync_rate: 0,

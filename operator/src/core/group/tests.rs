@@ -78,6 +78,8 @@ fn replica(role: Role) -> VolumeStatus {
         resync: None,
         copied_bytes: 0,
         spared_bytes: 0,
+        apart: None,
+        protocol: Default::default(),
         link: None,
     };
     VolumeStatus {
@@ -104,6 +106,7 @@ fn replica(role: Role) -> VolumeStatus {
         alarms: Vec::new(),
         verify: None,
         resync_paused: false,
+        snapshots: Vec::new(),
     }
 }
 

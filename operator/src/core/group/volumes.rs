@@ -10,7 +10,7 @@ use crate::core::rules::Rule;
 use crate::core::runtime::Phase;
 use baton_replicator::api::{Desired, Membership, PeerStatus, VolumeStatus};
 use baton_replicator::types::{
-    BootId, ConnectionState, DiskState, Epoch, Instant, Member, NodeName, Role, VolumeName,
+    BootId, ConnectionState, DiskState, Epoch, Instant, Member, NodeName, Protocol, Role, VolumeName,
 };
 use std::time::Duration;
 
@@ -178,6 +178,10 @@ impl GroupCore {
         let timed_out = |p: &&PeerStatus| p.connection == ConnectionState::Timeout;
         if self.peer(node).is_some_and(|all| all.iter().any(timed_out)) && self.primary() {
             return Some(format!("{node} does not acknowledge writes"));
+        }
+        let unwaited = |p: &&PeerStatus| p.protocol == Protocol::A;
+        if self.peer(node).is_some_and(|all| all.iter().any(unwaited)) {
+            return Some(format!("{node} is reached by protocol A: it may lack acknowledged writes"));
         }
         // A broken connection may be made anew at once while the peer's heartbeats go on.
         let down = self.link_down.get(node).is_some_and(|since| self.now.since(*since) >= t.warntime);

@@ -124,6 +124,7 @@ impl Engine {
             alarms: Vec::new(),
             verify: None,
             resync_paused: false,
+            snapshots: Vec::new(),
         }]
     }
 

@@ -131,6 +131,8 @@ impl Replica {
                 resync: None,
                 copied_bytes: 0,
                 spared_bytes: 0,
+                apart: None,
+                protocol: Default::default(),
                 link: None,
             }
         });
@@ -158,6 +160,7 @@ impl Replica {
             alarms: Vec::new(),
             verify: None,
             resync_paused: false,
+            snapshots: Vec::new(),
         }
     }
 }

@@ -6,6 +6,10 @@ use crate::spec::{Cidr, format_duration, format_size};
 use baton_replicator::types::{GroupName, NodeName, VolumeName};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// What follows from another protocol.
+const PROTOCOL: &str = "a node that is reached by A from now on leaves the in-sync set and cannot take over; one that was \
+                        joins it when it holds everything";
+
 impl Diff<'_> {
     pub(super) fn groups(&mut self) {
         let (old, new) = (self.old, self.new);
@@ -218,9 +222,11 @@ impl Diff<'_> {
         }
         if a.protocol != b.protocol {
             let what = format!("protocol of {name} {:?} becomes {:?}", a.protocol, b.protocol);
-            let why = "it is fixed while the volume is attached: take the group out, apply, and add it again with the \
-                       new protocol; its data stay";
-            self.refuse(format!("{path}.protocol"), what, why);
+            self.live(format!("{path}.protocol"), what, PROTOCOL);
+        }
+        if a.protocols != b.protocols {
+            let what = format!("the protocols by which nodes are reached for {name} change");
+            self.live(format!("{path}.protocols"), what, PROTOCOL);
         }
         let both = self.old.nodes.keys().filter(|n| self.new.nodes.contains_key(*n));
         let moved: Vec<String> =
@@ -258,6 +264,11 @@ impl Diff<'_> {
             let (from, to) = (format_duration(a.disk_timeout), format_duration(b.disk_timeout));
             let what = format!("disk_timeout of {name} {from} becomes {to}");
             self.live(format!("{path}.disk_timeout"), what, "in force at once, for what is under way too");
+        }
+        if a.after_split_brain != b.after_split_brain {
+            let what = format!("what resolves a split brain of {name} changes");
+            let how = "in force when every node has read it; a split brain that stands is judged by it too";
+            self.live(format!("{path}.after_split_brain"), what, how);
         }
         if a.verify != b.verify {
             let what = format!("the schedule of {name}'s verify changes");

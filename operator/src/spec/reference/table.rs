@@ -28,6 +28,7 @@ pub(super) static SECTIONS: &[&Section] = &[
     &VOLUME,
     &RESYNC,
     &VERIFY,
+    &SPLIT_BRAIN,
     &SERVICE,
     &MOUNT,
     &DEPENDENCY,
@@ -286,7 +287,14 @@ static VOLUME: Section = Section {
             Word(&["A", "B", "C"]),
             "C",
             "C",
-            "As in DRBD: C acknowledges when every in-sync node has the write.",
+            "As in DRBD: C acknowledges when every in-sync node has the write. A acknowledges when it was handed to the local network stack: a node that is reached by A is never in sync and never takes over by itself. B acknowledges as C does: later than it must.",
+        ),
+        field(
+            "protocols",
+            Map(&Word(&["A", "B", "C"])),
+            "`protocol` for all",
+            "{ alpha: A }",
+            "The protocol by which a node is reached, where it is another one; e.g. A for a host far away.",
         ),
         field(
             "transport",
@@ -332,6 +340,23 @@ static VOLUME: Section = Section {
             "{ every: 7d, at: \"03:00\" }",
             "Compares the replicas by schedule, while they are in use.",
         ),
+        field(
+            "after_split_brain",
+            Either(
+                &Word(&[
+                    "disconnect",
+                    "discard-secondary",
+                    "discard-younger-primary",
+                    "discard-older-primary",
+                    "discard-zero-changes",
+                    "discard-least-changes",
+                ]),
+                &In(&SPLIT_BRAIN),
+            ),
+            "disconnect",
+            "discard-zero-changes",
+            "What resolves a split brain by itself, with DRBD's names. One word is short for `one_primary: consensus` with that word for `zero_primaries` (`discard-secondary`: for `one_primary`).",
+        ),
     ],
 };
 
@@ -368,6 +393,43 @@ static VERIFY: Section = Section {
         field("every", Duration, MUST, "7d", "Time between two; at least 1 h, with `at` at least 1 d."),
         field("at", Text, "any time", "\"03:00\"", "Time of day (UTC), hours and minutes in quotes."),
         field("repair", Boolean, "false", "true", "Copy what differs from the primary."),
+    ],
+};
+
+static SPLIT_BRAIN: Section = Section {
+    title: "Split brain",
+    path: "groups.<group>.volumes.<volume>.after_split_brain",
+    intro: "What happens to replicas that both went on alone. A primary's data is in use and never given up; of what is given \
+            up a copy is kept (not of a block device). Replicas meet when one of them is primary, so `one_primary` decides.",
+    one_of: &[],
+    fields: &[
+        field(
+            "zero_primaries",
+            Word(&[
+                "disconnect",
+                "discard-younger-primary",
+                "discard-older-primary",
+                "discard-zero-changes",
+                "discard-least-changes",
+            ]),
+            "disconnect",
+            "discard-least-changes",
+            "DRBD's after-sb-0pri: whose data would be given up if neither were primary. What `consensus` asks.",
+        ),
+        field(
+            "one_primary",
+            Word(&["disconnect", "consensus", "discard-secondary"]),
+            "disconnect",
+            "consensus",
+            "DRBD's after-sb-1pri: `consensus` gives the secondary's data up if `zero_primaries` says so too.",
+        ),
+        field(
+            "two_primaries",
+            Word(&["disconnect"]),
+            "disconnect",
+            "disconnect",
+            "DRBD's after-sb-2pri: both stay as they are until one of them is demoted.",
+        ),
     ],
 };
 

@@ -21,7 +21,7 @@ groups:
   web:
     zzz: 1
     addresses: [{ address: 10.0.0.9/24, zzz: 1 }]
-    volumes: { v: { size: 1GiB, zzz: 1, resync: { zzz: 1 }, verify: { every: 7d, zzz: 1 } } }
+    volumes: { v: { size: 1GiB, zzz: 1, resync: { zzz: 1 }, verify: { every: 7d, zzz: 1 }, after_split_brain: { zzz: 1 } } }
     services:
       s:
         zzz: 1
@@ -51,6 +51,7 @@ const PLACES: &[(&str, &str)] = &[
     ("groups.<group>.volumes.<volume>", "groups.web.volumes.v.zzz"),
     ("groups.<group>.volumes.<volume>.resync", "groups.web.volumes.v.resync.zzz"),
     ("groups.<group>.volumes.<volume>.verify", "groups.web.volumes.v.verify.zzz"),
+    ("groups.<group>.volumes.<volume>.after_split_brain", "groups.web.volumes.v.after_split_brain.zzz"),
     ("groups.<group>.services.<service>", "groups.web.services.s.zzz"),
     ("groups.<group>.services.<service>.volumes[]", "groups.web.services.s.volumes[0].zzz"),
     ("groups.<group>.services.<service>.depends_on.<service>", "groups.web.services.s.depends_on.t.zzz"),

@@ -47,6 +47,7 @@ fn volume_status(volume: VolumeName) -> VolumeStatus {
         alarms: vec![],
         verify: None,
         resync_paused: false,
+        snapshots: vec![],
     }
 }
 
@@ -80,6 +81,14 @@ impl Controller for Fake {
     }
     async fn resync(&self, volume: VolumeName, request: ResyncRequest) -> Result<VolumeStatus, Problem> {
         self.note(format!("resync {volume} paused {}", request.paused));
+        Ok(volume_status(volume))
+    }
+    async fn discard(&self, volume: VolumeName, request: DiscardRequest) -> Result<VolumeStatus, Problem> {
+        self.note(format!("discard {volume} {}", request.snapshot));
+        Ok(volume_status(volume))
+    }
+    async fn release(&self, volume: VolumeName, snapshot: String) -> Result<VolumeStatus, Problem> {
+        self.note(format!("release {volume} {snapshot}"));
         Ok(volume_status(volume))
     }
     async fn detach(&self, volume: VolumeName) -> Result<(), Problem> {

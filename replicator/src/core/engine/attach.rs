@@ -93,6 +93,8 @@ impl Setup {
             clean: true,
             was_primary: false,
             peers,
+            parted: [(0, 0); MAX_PEERS],
+            yields: Generation(0),
         };
         Ok((meta::file_bytes(self.config.size_bytes), image::create(&superblock)))
     }
@@ -161,6 +163,8 @@ impl Setup {
             paused: false,
             verify_chunk: self.verify_chunk,
             verify: None,
+            discard: None,
+            unix_s: 0,
             held: VecDeque::new(),
             front_end: false,
             device_left: self.held,

@@ -1,10 +1,10 @@
 //! What goes into an engine and what comes out of it.
 
-use crate::api::{Desired, Problem, VerifyRequest};
+use crate::api::{Desired, DiscardRequest, Problem, VerifyRequest};
 use crate::core::frame::Frame;
 use crate::core::meta::Write;
 use crate::core::range::Range;
-use crate::types::{Epoch, Instant, NodeName};
+use crate::types::{Epoch, Generation, Instant, NodeName};
 use bytes::Bytes;
 use std::path::PathBuf;
 
@@ -150,6 +150,15 @@ pub enum Event {
         /// Whether they stand still.
         paused: bool,
     },
+    /// Give this replica's data up.
+    Discard {
+        /// For the answer.
+        token: Token,
+        /// How.
+        request: DiscardRequest,
+    },
+    /// The copy that [`Action::Keep`] asked for exists (its name), or why not.
+    Kept(Result<String, String>),
     /// The agent vouches.
     ServeUntil {
         /// For this leadership.
@@ -222,6 +231,9 @@ pub enum Action {
     },
     /// Look what these first bytes of the volume are; answer with [`Event::Probed`].
     Probe(Bytes),
+    /// Keep a copy of the backing store, named after the data's generation; answer with [`Event::Kept`]. Nothing is
+    /// written meanwhile.
+    Keep(Generation),
     /// Tell who waits.
     Done {
         /// For this command.

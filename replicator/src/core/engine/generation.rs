@@ -121,6 +121,8 @@ impl Engine {
         for peer in 0..self.peers.len() {
             if self.peers[peer].adopted == new {
                 self.set_base(peer, new);
+            } else {
+                self.part(peer);
             }
         }
         self.save_superblock(After::GenerationDone(new));

@@ -25,10 +25,11 @@ pub(super) enum After {
     Greet(SessionId),
     Decide(SessionId),
     Ready(SessionId),
-    Answer(SessionId, Message),
+    Answer(SessionId, Box<Message>),
     GenerationPersisted(Generation),
     GenerationDone(Generation),
     Role,
+    Yielded,
 }
 
 /// Parts of the metadata to write, and what then.
@@ -137,10 +138,11 @@ impl Engine {
                 After::Greet(session) => self.greet(session),
                 After::Decide(session) => self.send_decision(session),
                 After::Ready(session) => self.replica_ready(session),
-                After::Answer(session, message) => self.replica_answer(session, message),
+                After::Answer(session, message) => self.replica_answer(session, *message),
                 After::GenerationPersisted(generation) => self.generation_persisted(generation),
                 After::GenerationDone(generation) => self.generation_done(generation),
                 After::Role => self.role_saved(),
+                After::Yielded => self.end_discard(Ok(())),
             }
         }
     }

@@ -3,10 +3,13 @@
 use super::journal::{After, Transaction};
 use super::peer::Link;
 use super::{Action, Engine, SessionId};
-use crate::core::frame::{Frame, Greeting, Message, OLDEST_PROTOCOL, PROTOCOL, Refused, Sync};
+use crate::core::frame::{
+    Frame, Greeting, Message, OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_SPLIT_BRAIN, Refused, Sync,
+};
 use crate::core::handshake::{Identity, Refusal, Verdict, decide};
 use crate::core::meta::BLOCK_BYTES;
-use crate::types::{DiskState, EpochRelation, Generation, NodeName, Role};
+use crate::core::split_brain::{Parted, story};
+use crate::types::{DiskState, EpochRelation, Generation, NodeName, Protocol, Role};
 use std::time::Duration;
 
 /// How long a peer that stands alone is left alone: a person may have emptied its replica meanwhile.
@@ -64,7 +67,7 @@ impl Engine {
         if self.peers[peer].session.is_some() {
             self.lose_peer(peer, Link::Down, "a new session took its place");
         }
-        let ours = self.identity_towards(peer);
+        let ours = self.identity_towards(peer, self.peers[peer].offer);
         let now = self.now;
         let p = &mut self.peers[peer];
         p.session = Some(session);
@@ -75,10 +78,14 @@ impl Engine {
         self.send(session, Message::Hello(greeting));
     }
 
-    pub(super) fn identity_towards(&self, peer: usize) -> Identity {
+    /// What is said about the data in this version of the protocol: no more than will be sent.
+    pub(super) fn identity_towards(&self, peer: usize, protocol: u16) -> Identity {
         let sb = &self.superblock;
-        let slot = sb.peers[self.peers[peer].slot].as_ref();
-        Identity {
+        let p = &self.peers[peer];
+        let slot = sb.peers[p.slot].as_ref();
+        let (at_s, epoch) = sb.parted[p.slot];
+        let blocks = slot.is_some_and(|s| s.tracking).then(|| p.bitmap.dirty_bytes() / BLOCK_BYTES);
+        let identity = Identity {
             generation: sb.generation,
             pending: sb.pending,
             history: sb.history.clone(),
@@ -86,7 +93,11 @@ impl Engine {
             tracking: slot.is_some_and(|s| s.tracking),
             inconsistent: sb.inconsistent,
             partial: sb.partial,
-        }
+            yields: sb.yields != Generation(0) && sb.yields == sb.generation,
+            parted: Parted { at_s, epoch, blocks },
+            policy: self.config.after_split_brain,
+        };
+        if protocol >= PROTOCOL_SPLIT_BRAIN { identity } else { identity.for_older() }
     }
 
     pub(super) fn greeting(&self, peer: usize, protocol: u16, identity: Identity) -> Greeting {
@@ -100,6 +111,15 @@ impl Engine {
             incarnation: self.incarnation,
             identity,
             members: self.member_names(),
+        }
+    }
+
+    /// Nobody waits for it: its writes are handed to the network and that is all (protocol A).
+    pub(super) fn is_asynchronous(&self, peer: usize) -> bool {
+        match self.config.protocol_of(&self.peers[peer].node) {
+            Protocol::A => true,
+            // What B promises, C keeps.
+            Protocol::B | Protocol::C => false,
         }
     }
 
@@ -288,10 +308,10 @@ impl Engine {
 
     fn stand_alone(&mut self, peer: usize, refusal: Refusal) {
         let reason = refusal.to_string();
-        let p = &mut self.peers[peer];
-        if p.at_odds.replace(refusal) != Some(refusal) {
-            let text = format!("not connected to {}: {reason}", p.node);
-            self.alarm(text);
+        if self.peers[peer].at_odds.replace(refusal) != Some(refusal) {
+            let node = self.peers[peer].node.clone();
+            let text = self.odds(peer).unwrap_or_default();
+            self.alarm(format!("not connected to {node}: {text}"));
         }
         if let Some(session) = self.peers[peer].session {
             self.send(session, Message::Refused(Refused::Other(reason.clone())));
@@ -320,10 +340,29 @@ impl Engine {
 
     /// The bitmap towards `peer` counts from `generation`.
     pub(super) fn set_base(&mut self, peer: usize, generation: Generation) {
-        if let Some(slot) = self.superblock.peers[self.peers[peer].slot].as_mut() {
+        let at = self.peers[peer].slot;
+        self.superblock.parted[at] = (0, 0);
+        if let Some(slot) = self.superblock.peers[at].as_mut() {
             slot.base = generation;
             slot.tracking = true;
         }
+    }
+
+    /// The data goes on without `peer`: for the first time since it was the same there, or that is remembered already.
+    pub(super) fn part(&mut self, peer: usize) {
+        let at = self.peers[peer].slot;
+        let sb = &mut self.superblock;
+        if sb.peers[at].as_ref().is_some_and(|s| s.tracking) && sb.parted[at] == (0, 0) {
+            sb.parted[at] = (self.unix_s, sb.epoch.number);
+        }
+    }
+
+    /// Why this replica and a peer's stay apart, and what ends it.
+    pub(super) fn odds(&self, peer: usize) -> Option<String> {
+        let p = &self.peers[peer];
+        let (here, there) = ((&self.node, p.ours.parted), (&p.node, p.theirs.parted));
+        let secondary = if self.role == Role::Primary { &p.node } else { &self.node };
+        p.at_odds.map(|refusal| story(refusal, &self.superblock.volume, here, there, secondary))
     }
 
     fn link_of(&self, session: SessionId, link: Link) -> Option<usize> {

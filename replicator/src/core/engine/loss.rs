@@ -12,6 +12,9 @@ use crate::core::range::Range;
 use crate::types::{DiskState, Generation, Instant};
 use std::time::Duration;
 
+/// A peer that nobody waits for may be this many peer_timeouts behind (DRBD's ko-count): its queue holds up to 64 MiB, and a
+/// slow line needs its time for that. Unless writes wait for the activity log, which cannot be cleaned before it answers.
+const PATIENCE: u32 = 7;
 /// A handshake or the end of a resync that takes longer is begun anew: a flush of a slow disk fits in.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -130,6 +133,8 @@ impl Engine {
                 continue;
             };
             let late = |since: Instant, limit: Duration| self.now.since(since) > limit;
+            let waited_for = self.is_required(peer) || !self.is_asynchronous(peer) || self.clean_wanted;
+            let patience = if waited_for { timeout } else { timeout * PATIENCE };
             let step = match p.link {
                 Link::Greeting | Link::Reading | Link::Deciding | Link::Finishing => {
                     late(p.since, STEP_TIMEOUT)
@@ -138,11 +143,11 @@ impl Engine {
             };
             if late(p.last_heard, timeout) {
                 self.lose_peer(peer, Link::TimedOut, &format!("nothing heard for {timeout:?}"));
-            } else if p.oldest().into_iter().chain(self.oldest_far_read(peer)).any(|at| late(at, timeout)) {
+            } else if p.oldest().into_iter().chain(self.oldest_far_read(peer)).any(|at| late(at, patience)) {
                 self.lose_peer(
                     peer,
                     Link::TimedOut,
-                    &format!("it answers, but a request is older than {timeout:?}"),
+                    &format!("it answers, but a request is older than {patience:?}"),
                 );
             } else if step {
                 self.lose_peer(

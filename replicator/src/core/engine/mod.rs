@@ -12,6 +12,7 @@
 //! * `resync`: copying dirty blocks; `compare`: what need not be copied; `verify`: comparing replicas; `mend`: copying what differed; `pace`: how fast;
 //! * `generation`: changes of generation and members;
 //! * `reconfigure`: what may change while attached;
+//! * `discard`: data that is given up after a split brain;
 //! * `role`: promotion and the required set; `retire`: demotion and stopping;
 //! * `status`: what the agent sees.
 //!
@@ -27,6 +28,7 @@
 
 mod attach;
 mod compare;
+mod discard;
 mod diskless;
 pub mod event;
 mod flush;
@@ -56,6 +58,7 @@ use crate::core::meta::{ActivityLog, Superblock};
 use crate::core::range::{Locks, Range};
 use crate::types::{BootId, DiskState, Epoch, Generation, Instant, Member, NodeName, Role};
 use bytes::Bytes;
+use discard::Discard;
 use diskless::FarRead;
 use flush::Flush;
 use generation::GenerationChange;
@@ -142,6 +145,9 @@ pub struct Engine {
     paused: bool,
     verify_chunk: u64,
     verify: Option<Verify>,
+    discard: Option<Discard>,
+    /// The wall clock, seconds since 1970: told to people, never decided on. Zero until it was said.
+    unix_s: u64,
     held: VecDeque<(u64, Bytes)>,
 
     front_end: bool,
@@ -203,6 +209,8 @@ impl Engine {
             Event::Verify { token, request } => self.verify(token, request),
             Event::StopVerify { token } => self.stop_verify(token),
             Event::PauseResync { token, paused } => self.pause_resync(token, paused),
+            Event::Discard { token, request } => self.discard(token, request),
+            Event::Kept(result) => self.kept(result),
             Event::ServeUntil { epoch, until } => self.serve_until(epoch, until),
             Event::Stop { token, even_primary } => self.stop(token, even_primary),
             Event::Tick => self.tick(),
@@ -213,6 +221,7 @@ impl Engine {
     fn pump(&mut self) {
         loop {
             self.pump_role();
+            self.pump_discard();
             self.pump_replica();
             self.pump_generation();
             self.pump_settle();
@@ -307,6 +316,7 @@ impl Engine {
         self.alarm(format!("the disk failed: {reason}"));
         self.disk_reason = Some(format!("the disk failed: {reason}"));
         self.transactions.clear();
+        self.end_discard(Err(reason.clone()));
         self.fail_front();
         if self.device_left {
             // Nobody will go on with it: what waits must not wait for ever.
@@ -317,6 +327,11 @@ impl Engine {
             self.dial(peer, false);
         }
         self.fail_transition(&reason);
+    }
+
+    /// What the wall clock says, seconds since 1970. It is remembered when replicas part, and shown.
+    pub fn wall_clock(&mut self, unix_s: u64) {
+        self.unix_s = unix_s;
     }
 
     /// The volume's configuration.

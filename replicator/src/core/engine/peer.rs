@@ -67,7 +67,7 @@ pub(super) struct Peer {
     pub last_heard: Instant,
     pub last_sent: Instant,
     pub lag_us: u64,
-    /// What was sent in the Hello and received in the Welcome of this session.
+    /// What was sent and received in the greetings of this session, or of the last one.
     pub ours: Identity,
     pub theirs: Identity,
     pub sync: Sync,
@@ -198,10 +198,5 @@ impl Peer {
             Link::Syncing | Link::Finishing => ConnectionState::SyncSource,
             Link::Connected => ConnectionState::Connected,
         }
-    }
-
-    /// Why it is not connected.
-    pub fn reason(&self) -> Option<String> {
-        self.at_odds.map(|refusal| refusal.to_string()).or_else(|| self.reason.clone())
     }
 }

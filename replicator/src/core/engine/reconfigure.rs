@@ -24,8 +24,8 @@ impl Engine {
         if (&old.group, &old.backing, &old.metadata) != (&new.group, &new.backing, &new.metadata) {
             return Err("group, backing store and metadata cannot change while the volume is attached".into());
         }
-        if old.size_bytes != new.size_bytes || old.protocol != new.protocol {
-            return Err("size and protocol cannot change while the volume is attached".into());
+        if old.size_bytes != new.size_bytes {
+            return Err("the size cannot change while the volume is attached".into());
         }
         let named = |node: &NodeName| config.peers.iter().any(|p| p.node == *node);
         if let Some(member) = self.required.iter().find(|m| !named(&m.node)) {
@@ -102,6 +102,7 @@ impl Engine {
         let raw = bitmap.all_pages(slot);
         self.superblock.peers[slot] =
             Some(PeerSlot { node: node.clone(), base: Generation(0), tracking: false });
+        self.superblock.parted[slot] = (0, 0);
         let peer = Peer::new(node, slot, bitmap, self.now);
         match self.peers.iter().position(|p| p.slot == slot) {
             // In place, because sessions and answers know peers by their position.

@@ -121,6 +121,7 @@ impl Engine {
         self.peers[peer].protocol = greeting.protocol;
         self.peers[peer].disk = DiskState::UpToDate;
         self.peers[peer].reason = None;
+        self.peers[peer].theirs = greeting.identity.clone();
         self.upstream = Some(Upstream {
             session,
             peer,
@@ -148,8 +149,11 @@ impl Engine {
         let Some(peer) = self.stage(session).filter(|u| u.stage == Stage::Recording).map(|u| u.peer) else {
             return;
         };
-        let ours = self.identity_towards(peer);
-        let greeting = self.greeting(peer, self.peers[peer].protocol, ours.clone());
+        let protocol = self.peers[peer].protocol;
+        let ours = self.identity_towards(peer, protocol);
+        let greeting = self.greeting(peer, protocol, ours.clone());
+        self.peers[peer].ours = ours.clone();
+        self.judge_apart(peer);
         if let Some(upstream) = self.stage(session) {
             upstream.stage = Stage::Deciding;
             upstream.ours = ours;
@@ -216,7 +220,7 @@ impl Engine {
                     return false;
                 }
                 self.adopt(session, generation, committed, members);
-                self.save_superblock(After::Answer(session, Message::MembersAck(generation)));
+                self.save_superblock(After::Answer(session, Box::new(Message::MembersAck(generation))));
             }
             _ => return false,
         }
@@ -235,6 +239,11 @@ impl Engine {
         if !deciding || !fits {
             return false;
         }
+        if self.discard.is_some() {
+            self.close(session, "a copy is made of data that is given up");
+            return true;
+        }
+        let Some(upstream) = self.stage(session) else { return true };
         upstream.stage = Stage::Preparing;
         let sb = &mut self.superblock;
         match sync {
@@ -248,6 +257,7 @@ impl Engine {
                 sb.remember(old);
                 sb.generation = marker;
                 sb.partial = true;
+                sb.yields = Generation(0);
             }
         }
         sb.inconsistent = true;
@@ -331,7 +341,7 @@ impl Engine {
         self.adopt(session, done.generation, true, done.members);
         self.peers[peer].bitmap.clear_all();
         self.set_base(peer, done.generation);
-        let after = vec![After::Answer(session, Message::SyncDoneAck(done.generation))];
+        let after = vec![After::Answer(session, Box::new(Message::SyncDoneAck(done.generation)))];
         self.transact(Transaction { superblock: true, pages: true, after, ..Transaction::default() });
     }
 
@@ -357,8 +367,13 @@ impl Engine {
                     self.set_base(peer, generation);
                 }
                 self.peers[peer].bitmap.clear_all();
-            } else if before.contains(node) {
-                self.mark_log_dirty(Some(peer));
+            } else {
+                if before.contains(node) {
+                    self.mark_log_dirty(Some(peer));
+                }
+                if committed {
+                    self.part(peer);
+                }
             }
         }
     }

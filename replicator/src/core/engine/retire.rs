@@ -64,6 +64,7 @@ impl Engine {
                 self.refuse(other, "stopping", "Stopping", "the replicator is stopping".into());
             }
         }
+        self.end_discard(Err("the replicator stops".into()));
         self.close_all_sessions("the replicator stops");
         self.dial_all();
         self.set_transition(Goal::Stop, Step::Draining, token);
@@ -220,6 +221,7 @@ impl Engine {
         self.generation = None;
         self.deposed = None;
         self.until = None;
+        self.peers.iter_mut().for_each(|p| p.at_odds = None); // Whoever leads next finds out anew.
         self.membership = Membership::Untold;
         if self.has_disk() {
             self.disk = DiskState::Consistent;

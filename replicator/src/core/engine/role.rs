@@ -193,6 +193,11 @@ impl Engine {
             let detail = "the data is a mixture of old and new blocks: an unfinished resync".into();
             return self.refuse(token, "inconsistent", "Not promotable", detail);
         }
+        if self.discard.is_some() {
+            let detail =
+                "a copy of its data is being made, because the data is given up; try again when it is done";
+            return self.refuse(token, "discarding", "Not promotable", detail.into());
+        }
         self.close_all_sessions("this replica is being promoted");
         let releases = self.device_left && !self.resumes(&desired);
         let step = if releases { Step::Releasing } else { Step::Draining };
@@ -243,6 +248,7 @@ impl Engine {
         self.superblock.was_primary = true;
         self.superblock.inconsistent = false;
         self.superblock.partial = false;
+        self.superblock.yields = Generation(0);
         self.reset_leadership();
         self.required.clone_from(&desired.required);
         for peer in 0..self.peers.len() {

@@ -60,11 +60,14 @@ impl Engine {
         let connection =
             if primary { p.connection() } else { self.upstream_state(index).unwrap_or_default() };
         let connected = p.link == super::peer::Link::Connected;
-        let resynced = primary && (connected || self.counts(index));
+        let waited_for = primary && (connected || self.counts(index));
+        let resynced = waited_for && !self.is_asynchronous(index);
         PeerStatus {
             node: p.node.clone(),
+            protocol: self.config.protocol_of(&p.node),
             connection,
-            reason: p.reason(),
+            reason: self.odds(index).or_else(|| p.reason.clone()),
+            apart: self.apart(index),
             boot: p.boot,
             disk: p.disk,
             resynced,
@@ -114,6 +117,8 @@ impl Engine {
             alarms: self.alarms.iter().cloned().collect(),
             verify: self.verify_status(),
             resync_paused: self.paused,
+            // The owner of the backing store knows.
+            snapshots: Vec::new(),
         }
     }
 
@@ -150,9 +155,9 @@ impl Engine {
             let connection =
                 if self.role == Role::Primary { Some(p.connection()) } else { self.upstream_state(index) };
             (
-                self.configured(index),
+                (self.configured(index), self.is_asynchronous(index)),
                 connection.map(|c| c as u8),
-                (p.at_odds, &p.reason),
+                (p.at_odds, &p.reason, self.discard.is_some()),
                 p.boot,
                 p.disk as u8,
                 p.settled,

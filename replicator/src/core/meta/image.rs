@@ -122,6 +122,8 @@ mod tests {
             clean: true,
             was_primary: false,
             peers,
+            parted: [(0, 0); MAX_PEERS],
+            yields: Generation(0),
         }
     }
 

@@ -2,7 +2,9 @@
 //!
 //! Payload, little-endian, strings as u8 length + bytes:
 //! volume, node, size u64, epoch number u64, epoch term u64, generation u64, pending u64, boot u64, flags u8,
-//! host boot id, history u8 count + u64 each, peers: 8 × (u8 present; name, base u64, tracking u8).
+//! host boot id, history u8 count + u64 each, peers: 8 × (u8 present; name, base u64, tracking u8). Behind that, what
+//! later releases added, each as kind u8, length u16, content; what is not known is skipped:
+//! 1: 8 × (parted at, seconds since 1970, u64; epoch number then u64); 2: generation that is given up u64.
 
 use super::{MAX_PEERS, MAX_VOLUME_BYTES};
 use crate::core::codec::{Reader, text};
@@ -57,7 +59,16 @@ pub struct Superblock {
     pub was_primary: bool,
     /// The peers; the index is the bitmap's slot.
     pub peers: [Option<PeerSlot>; MAX_PEERS],
+    /// When the data went on without each peer's: seconds since 1970 and the number of the epoch that led it. Zero: it
+    /// has not, as far as known.
+    pub parted: [(u64, u64); MAX_PEERS],
+    /// The data of this generation may be overwritten, whatever the peer's is. Zero: none.
+    pub yields: Generation,
 }
+
+/// Kinds of what is behind the peers.
+const PARTED: u8 = 1;
+const YIELDS: u8 = 2;
 
 /// The payload of a valid block does not make sense: written by something else.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -116,6 +127,13 @@ impl Superblock {
                 out.push(u8::from(peer.tracking));
             }
         }
+        if self.parted.iter().any(|p| *p != (0, 0)) {
+            let numbers: Vec<u64> = self.parted.iter().flat_map(|(at, epoch)| [*at, *epoch]).collect();
+            added(&mut out, PARTED, &numbers);
+        }
+        if self.yields != Generation(0) {
+            added(&mut out, YIELDS, &[self.yields.0]);
+        }
         out
     }
 
@@ -160,6 +178,21 @@ impl Superblock {
                 _ => return Err(BadSuperblock("peers")),
             };
         }
+        let (mut parted, mut yields) = ([(0, 0); MAX_PEERS], Generation(0));
+        while let Some(kind) = r.u8() {
+            let bad = || BadSuperblock("additions");
+            let length = usize::from(r.u16().ok_or_else(bad)?);
+            let mut inner = Reader::new(r.take(length).ok_or_else(bad)?);
+            match kind {
+                PARTED => {
+                    for slot in &mut parted {
+                        *slot = (inner.u64().ok_or_else(bad)?, inner.u64().ok_or_else(bad)?);
+                    }
+                }
+                YIELDS => yields = Generation(inner.u64().ok_or_else(bad)?),
+                _ => {} // Of a later release; it is written again without it.
+            }
+        }
         let flag = |bit: u8| flags & 1 << bit != 0;
         Ok(Self {
             volume,
@@ -176,6 +209,64 @@ impl Superblock {
             clean: flag(2),
             was_primary: flag(3),
             peers,
+            parted,
+            yields,
         })
+    }
+}
+
+fn added(out: &mut Vec<u8>, kind: u8, numbers: &[u64]) {
+    out.push(kind);
+    out.extend(((numbers.len() * 8) as u16).to_le_bytes());
+    numbers.iter().for_each(|n| out.extend(n.to_le_bytes()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Superblock {
+        let mut peers = [const { None }; MAX_PEERS];
+        let node = NodeName::new("beta").expect("a name");
+        peers[2] = Some(PeerSlot { node, base: Generation(7), tracking: true });
+        let mut parted = [(0, 0); MAX_PEERS];
+        parted[2] = (1_795_000_000, 4);
+        Superblock {
+            volume: VolumeName::new("webstore").expect("a name"),
+            node: NodeName::new("alpha").expect("a name"),
+            size: 1 << 30,
+            epoch: Epoch { number: 5, term: TermId(6) },
+            generation: Generation(8),
+            pending: Generation(0),
+            history: vec![Generation(7)],
+            inconsistent: false,
+            partial: false,
+            boot: BootId(9),
+            host_boot: "kernel".into(),
+            clean: true,
+            was_primary: false,
+            peers,
+            parted,
+            yields: Generation(8),
+        }
+    }
+
+    #[test]
+    fn what_was_added_survives_and_is_absent_in_what_is_older() {
+        let sample = sample();
+        let bytes = sample.encode();
+        assert_eq!(Superblock::decode(&bytes).as_ref(), Ok(&sample));
+        let plain = Superblock { parted: [(0, 0); MAX_PEERS], yields: Generation(0), ..sample.clone() };
+        let older = plain.encode();
+        assert_eq!(older, bytes[..older.len()], "what a release before wrote, and all it reads");
+        assert_eq!(Superblock::decode(&older), Ok(plain));
+        // Of a later release.
+        let mut later = bytes.clone();
+        later.extend([200, 2, 0, 1, 1]);
+        assert_eq!(Superblock::decode(&later).as_ref(), Ok(&sample));
+        for cut in older.len() + 1..bytes.len() {
+            let whole = cut == older.len() + 3 + 8 * 16;
+            assert_eq!(Superblock::decode(&bytes[..cut]).is_ok(), whole, "cut at {cut}");
+        }
     }
 }

@@ -30,6 +30,8 @@ fn before() -> Superblock {
         clean: false,
         was_primary: true,
         peers,
+        parted: [(0, 0); MAX_PEERS],
+        yields: Generation(0),
     }
 }
 
@@ -41,6 +43,8 @@ fn after() -> Superblock {
     sb.pending = Generation(0xee);
     (sb.inconsistent, sb.clean, sb.was_primary) = (true, true, false);
     sb.boot = BootId(0xb008);
+    sb.parted[0] = (1_795_000_000, 7);
+    sb.yields = Generation(0xdd);
     sb
 }
 
