@@ -109,7 +109,7 @@ setup_test() {
     local missing=() tool
     # A browser for the page's tests; its driver comes in a package of its own on Debian.
     for tool in chromium:chromium chromedriver:chromium-driver busybox:busybox-static mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs nsenter:util-linux tc:iproute2 iptables:iptables \
-        fio:fio mariadbd:mariadb-server-core; do
+        qemu-img:qemu-utils nbdcopy:libnbd-bin fio:fio mariadbd:mariadb-server-core; do
         command -v "${tool%%:*}" > /dev/null || missing+=("${tool##*:}")
     done
     compgen -G '/usr/share/fonts/*/*' > /dev/null || missing+=(fonts-dejavu-core)

@@ -12,6 +12,8 @@
 //! | `PUT /v1/volumes/{volume}/resync` | [`ResyncRequest`]: let resyncs stand still, or go on. Idempotent, in any role; forgotten when the replicator ends |
 //! | `POST /v1/volumes/{volume}/discard` | [`DiscardRequest`]: give this secondary's data up after a split brain: keep a copy, then let the primary overwrite it. Refused unless it is at odds with a peer. Idempotent |
 //! | `DELETE /v1/volumes/{volume}/snapshots/{name}` | remove such a copy. Idempotent |
+//! | `POST /v1/volumes/{volume}/export` | take a snapshot of the replica here and serve it read-only by NBD; refused unless it is UpToDate. Idempotent: the one that is served stays |
+//! | `DELETE /v1/volumes/{volume}/export` | end it. Idempotent |
 //! | `POST /v1/volumes/{volume}/detach` | flush, write the clean-shutdown mark and close (secondary only) |
 //!
 //! Errors are RFC 9457 problem documents ([`Problem`]). All commands are idempotent, so that an agent that
@@ -19,8 +21,8 @@
 
 use crate::core::split_brain::AfterSplitBrain;
 use crate::types::{
-    BootId, ConnectionState, DiskState, Epoch, Generation, GroupName, Instant, Member, NodeName, Protocol,
-    Role, Transport, VolumeName,
+    BootId, ConnectionState, DiskState, Epoch, FrontEndKind, Generation, GroupName, Instant, Member,
+    NodeName, Protocol, Role, Transport, VolumeName,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -88,6 +90,9 @@ pub struct VolumeConfig {
     /// microseconds; 0: twice what they take when neither runs.
     #[serde(default)]
     pub target_latency_us: u64,
+    /// How the primary is offered to this host.
+    #[serde(default)]
+    pub front_end: FrontEndKind,
     /// A command to the backing store or the metadata file that takes longer has failed. Milliseconds.
     #[serde(default = "disk_timeout_ms")]
     pub disk_timeout_ms: u64,
@@ -499,6 +504,35 @@ pub struct VolumeStatus {
     /// Copies of data of this replica that was given up.
     #[serde(default)]
     pub snapshots: Vec<Snapshot>,
+    /// The snapshot that is served for backup.
+    #[serde(default)]
+    pub export: Option<ExportStatus>,
+    /// Clients of the front end; none where that cannot be told: a block device does not say who has it open.
+    #[serde(default)]
+    pub clients: Option<u64>,
+}
+
+/// A snapshot of the replica here, served read-only by NBD on a Unix socket of this host.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ExportStatus {
+    /// For NBD clients: `nbd+unix:///VOLUME?socket=PATH`.
+    pub uri: String,
+    /// The socket, which only root may open.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub socket: PathBuf,
+    /// The moment that the snapshot shows: wall clock, seconds since 1970.
+    pub taken_at_s: u64,
+    /// Clients that are connected.
+    pub clients: u64,
+    /// Bytes that clients have read.
+    pub read_bytes: u64,
+    /// Bytes that may hold data; the rest are holes.
+    pub data_bytes: u64,
+    /// Bytes that changed since and whose old content takes space beside the metadata.
+    pub copied_bytes: u64,
+    /// Why it cannot be read any more: end it and take another.
+    pub broken: Option<String>,
 }
 
 /// Totals since the replicator started.

@@ -266,6 +266,28 @@ pub enum Protocol {
     C,
 }
 
+/// How a primary volume is offered to this host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FrontEndKind {
+    /// A block device: a FUSE file attached to a loop device.
+    #[default]
+    Fuse,
+    /// An NBD server on a Unix socket.
+    Nbd,
+}
+
+impl FrontEndKind {
+    /// The word in the specification.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Fuse => "fuse",
+            Self::Nbd => "nbd",
+        }
+    }
+}
+
 /// How blocks travel between replicas.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

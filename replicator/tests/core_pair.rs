@@ -101,6 +101,7 @@ impl Host {
             resync_min_rate: 4 << 20,
             target_latency_us: 0,
             disk_timeout_ms: 30_000,
+            front_end: Default::default(),
         };
         self.it().configure(config).await.unwrap();
     }
@@ -361,6 +362,7 @@ async fn half_a_replica_and_damaged_metadata_are_refused_by_name() {
         resync_min_rate: 4 << 20,
         target_latency_us: 0,
         disk_timeout_ms: 30_000,
+        front_end: Default::default(),
     };
     let good = std::fs::read(&meta).unwrap();
     let mut bad = good.clone();

@@ -4,6 +4,7 @@ use super::{Applied, Apply, ApplyError, SpecVersion};
 use crate::core::record::ModeWish;
 use crate::notify::TestOutcome;
 use crate::status::{Event, NodeMode};
+use baton_replicator::api::ExportStatus;
 use baton_replicator::types::{GroupName, NodeName, VolumeName};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -188,6 +189,11 @@ pub trait Commands: Send + Sync + 'static {
         node: Option<NodeName>,
         how: How,
     ) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+    /// Serves a snapshot of the replica here for backup. Concerns this node only.
+    fn export(&self, volume: VolumeName) -> BoxFuture<'_, Result<ExportStatus, CommandError>>;
+
+    /// Ends that.
+    fn end_export(&self, volume: VolumeName) -> BoxFuture<'_, Result<(), CommandError>>;
 
     /// Checks, compares and, unless it is a dry run, writes a specification.
     fn apply_spec(&self, apply: Apply) -> BoxFuture<'_, Result<Applied, ApplyError>>;

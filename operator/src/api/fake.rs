@@ -9,6 +9,7 @@ use crate::core::record::ModeWish;
 use crate::notify::TestOutcome;
 use crate::spec::{Change, Impact, Spec};
 use crate::status::Event;
+use baton_replicator::api::ExportStatus;
 use baton_replicator::types::{GroupName, NodeName, VolumeName};
 use futures::future::{BoxFuture, FutureExt};
 use std::sync::Mutex;
@@ -140,6 +141,16 @@ impl Commands for Fake {
         how: How,
     ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         self.record(format!("pause resync of {volume} {paused}"), how)
+    }
+    fn export(&self, volume: VolumeName) -> BoxFuture<'_, Result<ExportStatus, CommandError>> {
+        async move {
+            self.record(format!("export {volume}"), How::default()).await?;
+            Ok(ExportStatus { uri: format!("nbd+unix:///{volume}?socket=/run/x"), ..ExportStatus::default() })
+        }
+        .boxed()
+    }
+    fn end_export(&self, volume: VolumeName) -> BoxFuture<'_, Result<(), CommandError>> {
+        async move { self.record(format!("end export {volume}"), How::default()).await.map(drop) }.boxed()
     }
 
     /// Version 12 is in force; a text with `refuse` in it is refused, one with `cluster: 9!` is not valid.

@@ -8,6 +8,7 @@ mod access;
 mod commands;
 mod etag;
 mod events;
+mod export;
 #[cfg(test)]
 pub(crate) mod fake;
 mod history;
@@ -154,6 +155,7 @@ fn operator() -> OpenApiRouter<ApiState> {
         .routes(routes!(verify::verify, verify::stop_verify))
         .routes(routes!(verify::pause))
         .routes(routes!(verify::resume))
+        .routes(routes!(export::export, export::end_export))
 }
 
 /// Routes that change what the cluster is.

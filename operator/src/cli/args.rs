@@ -250,6 +250,8 @@ pub enum VolumeCommand {
     },
     /// Remove such a copy.
     Release(super::resolve::ReleaseArgs),
+    /// Serve a snapshot of a replica by NBD, for backup; print its URI.
+    Export(super::export::ExportArgs),
 }
 
 /// Arguments of `apply`.

@@ -113,6 +113,14 @@ impl ApiClient {
         decode(self.send(method, path, Some(body)).await?).await
     }
 
+    /// A command without a body and without an answer.
+    ///
+    /// # Errors
+    /// As [`ApiClient::get`].
+    pub async fn done(&self, method: Method, path: &str) -> Result<(), CliError> {
+        self.send(method, path, None::<&()>).await.map(drop)
+    }
+
     /// The live event stream: `n` old entries, or what followed entry `after`.
     ///
     /// # Errors

@@ -44,6 +44,12 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "baton volume release webstore webstore.img.discarded-1795291500-5d1c0f8e9a7b3c24",
         "nobody needs it any more",
     ),
+    (
+        "volume export",
+        "baton volume export webstore --node beta",
+        "a snapshot on beta, to be read by nbdcopy there",
+    ),
+    ("volume export", "baton volume export webstore --node beta --end", "after the backup"),
     ("events", "baton events -n 50", "the last 50"),
     ("events", "baton events --follow --json", "new ones as they happen, one JSON object per line"),
     ("spec show", "baton spec show", "the specification in force"),

@@ -209,6 +209,17 @@ fn volume() -> VolumeStatus {
         }),
         resync_paused: false,
         snapshots: Vec::new(),
+        export: Some(baton_replicator::api::ExportStatus {
+            uri: "nbd+unix:///webstore?socket=/run/baton/webstore.snapshot.nbd".into(),
+            socket: "/run/baton/webstore.snapshot.nbd".into(),
+            taken_at_s: 1_795_219_200,
+            clients: 4,
+            read_bytes: 200 << 20,
+            data_bytes: 600 << 20,
+            copied_bytes: 3 << 20,
+            broken: None,
+        }),
+        clients: None,
     }
 }
 

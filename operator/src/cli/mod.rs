@@ -17,6 +17,7 @@ mod events_page;
 pub mod examples;
 mod exit;
 pub mod explain;
+pub mod export;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod format;
@@ -115,6 +116,7 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
             resolve::snapshots(&client()?, &name, format, paint).await
         }
         Command::Volume(VolumeCommand::Release(args)) => resolve::release(&client()?, &args).await,
+        Command::Volume(VolumeCommand::Export(args)) => export::run(&client()?, &args).await,
         Command::Events { n, follow, json, yaml } => {
             events(&client()?, n, follow, Format { json, yaml }, paint).await
         }

@@ -235,6 +235,14 @@ pub fn render_show(volume: &VolumeStatus, paint: Paint) -> String {
     for (name, value) in facts {
         out.push_str(&hanging(&format!("  {name:<13}"), &value));
     }
+    if let Some(clients) = volume.clients {
+        out.push_str(&hanging("  clients      ", &clients.to_string()));
+    }
+    if let Some(export) = &volume.export {
+        let state = export.broken.as_ref().map_or_else(String::new, |why| format!("; broken: {why}"));
+        let text = format!("{} ({} clients{state})", export.uri, export.clients);
+        out.push_str(&hanging("  export       ", &text));
+    }
     for peer in &volume.peers {
         let text = format!(
             "lag {}, {} unacknowledged for {}, {}",

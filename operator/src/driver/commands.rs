@@ -15,8 +15,10 @@ use crate::core::verify::VerifyRecord;
 use crate::etcd::{Etcd, EtcdError};
 use crate::heartbeat::clock;
 use crate::notify::{Notifier, TestOutcome};
+use crate::replica::{ReplicaClient, ReplicaError};
 use crate::spec::Spec;
 use crate::status::{ClusterStatus, Event, GroupState, GroupStatus, NodeMode};
+use baton_replicator::api::ExportStatus;
 use baton_replicator::types::{GroupName, Instant, NodeName, VolumeName};
 use futures::future::BoxFuture;
 use std::path::PathBuf;
@@ -43,6 +45,7 @@ pub(super) struct DriverCommands {
     pub(super) status: watch::Receiver<ClusterStatus>,
     pub(super) alive: Arc<AtomicU64>,
     pub(super) notifier: Notifier,
+    pub(super) replica: ReplicaClient,
 }
 
 impl DriverCommands {
@@ -101,6 +104,14 @@ fn held(version: i64, how: How, what: &str) -> Result<(), CommandError> {
             current: Some(version),
         }),
         _ => Ok(()),
+    }
+}
+
+/// A refusal in the replicator's own words; anything else may be tried again.
+fn replicator_said(error: &ReplicaError) -> CommandError {
+    match error.problem() {
+        Some(problem) if problem.status == 409 => CommandError::Refused(problem.detail.clone()),
+        _ => CommandError::Unavailable(crate::causes::chain(error)),
     }
 }
 
@@ -445,6 +456,23 @@ impl Commands for DriverCommands {
         how: How,
     ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         Box::pin(self.ask_to_release(volume, snapshot, node, how))
+    }
+
+    fn export(&self, volume: VolumeName) -> BoxFuture<'_, Result<ExportStatus, CommandError>> {
+        Box::pin(async move {
+            let group = self.volume(&volume)?;
+            let export = self.replica.export(&volume).await.map_err(|e| replicator_said(&e))?;
+            let text = format!("a snapshot of volume {volume} is served for backup on {}", self.me);
+            self.history.record(Some(&group), Severity::Info, &text);
+            Ok(export)
+        })
+    }
+
+    fn end_export(&self, volume: VolumeName) -> BoxFuture<'_, Result<(), CommandError>> {
+        Box::pin(async move {
+            self.volume(&volume)?;
+            self.replica.end_export(&volume).await.map_err(|e| replicator_said(&e))
+        })
     }
 
     fn apply_spec(&self, apply: Apply) -> BoxFuture<'_, Result<Applied, ApplyError>> {

@@ -238,6 +238,7 @@ pub async fn run(
         status: status_ear.clone(),
         alive: Arc::clone(&ran),
         notifier: notifier.clone(),
+        replica: executor.replica.clone(),
     };
     tokio::spawn(write_history(etcd.clone(), entries));
     let verifier = super::verify::Verifier {

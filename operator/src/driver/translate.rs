@@ -5,7 +5,7 @@ use super::config::Config;
 use crate::docker::{HealthcheckSpec, MountSpec, Owner, ServiceSpec, Ulimit, VolumeSpec};
 use crate::spec::{self, HealthTest, MountSource, Spec};
 use baton_replicator::api::{Backing, PeerConfig, VolumeConfig};
-use baton_replicator::types::{GroupName, VolumeName};
+use baton_replicator::types::{FrontEndKind, GroupName, VolumeName};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -49,6 +49,7 @@ pub fn volume_config(
         protocol: volume.protocol,
         protocols: volume.protocols.clone(),
         after_split_brain: volume.after_split_brain,
+        front_end: volume.front_end,
         transport: volume.transport,
         peer_timeout_ms: u64::try_from(volume.peer_timeout.as_millis()).unwrap_or(u64::MAX),
         disk_timeout_ms: u64::try_from(volume.disk_timeout.as_millis()).unwrap_or(u64::MAX),
@@ -71,6 +72,9 @@ pub fn docker_volume(
     name: &VolumeName,
 ) -> Option<VolumeSpec> {
     let volume = spec.groups.get(group)?.volumes.get(name)?;
+    if volume.front_end == FrontEndKind::Nbd {
+        return None;
+    }
     Some(VolumeSpec {
         name: owner.volume_name(name.as_str()),
         filesystem: volume.filesystem.clone(),

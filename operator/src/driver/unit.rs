@@ -12,7 +12,7 @@ use crate::core::runtime::{Need, RunReport, Runtime, RuntimeConfig, ServicePlan,
 use crate::core::timing::Timers;
 use crate::spec::{self, Condition, Spec};
 use crate::status::ServiceStatus;
-use baton_replicator::types::{GroupName, Instant, NodeName};
+use baton_replicator::types::{FrontEndKind, GroupName, Instant, NodeName};
 use std::sync::Arc;
 
 /// One group on this node.
@@ -76,7 +76,9 @@ impl Unit {
     /// Whether the unit can go on with the group as it is now.
     pub(super) fn can_become(&self, group: &spec::Group, me: &NodeName) -> bool {
         fn fixed<'g>(g: &'g spec::Group, me: &'g NodeName) -> impl Iterator<Item = impl PartialEq + 'g> + 'g {
-            g.volumes.iter().map(move |(n, v)| (n, v.size_bytes, &v.filesystem, v.backing.on(me)))
+            g.volumes
+                .iter()
+                .map(move |(n, v)| (n, v.size_bytes, &v.filesystem, v.front_end, v.backing.on(me)))
         }
         fixed(&self.spec, me).eq(fixed(group, me))
     }
@@ -165,7 +167,10 @@ fn runtime_config(group: &spec::Group) -> RuntimeConfig {
         volumes: group
             .volumes
             .iter()
-            .map(|(name, v)| VolumePlan { volume: name.clone(), filesystem: Some(v.filesystem.clone()) })
+            .map(|(name, v)| {
+                let formatted = v.front_end == FrontEndKind::Fuse;
+                VolumePlan { volume: name.clone(), filesystem: formatted.then(|| v.filesystem.clone()) }
+            })
             .collect(),
         addresses: !group.addresses.is_empty(),
         services: group

@@ -135,6 +135,14 @@ fn fill_volume(scrape: &mut Scrape, volume: &VolumeStatus) {
     for peer in &volume.peers {
         fill_peer(scrape, name, peer);
     }
+    if let Some(clients) = volume.clients {
+        scrape.gauge("baton_volume_nbd_clients", &[name], number(clients));
+    }
+    if let Some(export) = &volume.export {
+        scrape.gauge("baton_export_clients", &[name], number(export.clients));
+        scrape.gauge("baton_export_copied_bytes", &[name], number(export.copied_bytes));
+        scrape.flag("baton_export_broken", &[name], export.broken.is_some());
+    }
     if let Some(verify) = &volume.verify {
         fill_verify(scrape, name, verify);
     }

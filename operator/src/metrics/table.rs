@@ -237,6 +237,22 @@ pub const METRICS: &[Metric] = &[
         &["target"],
         "Notifications of this node that wait for their delivery.",
     ),
+    gauge(
+        "baton_volume_nbd_clients",
+        &["volume"],
+        "NBD clients of a primary volume with front_end: nbd; absent for others.",
+    ),
+    gauge(
+        "baton_export_clients",
+        &["volume"],
+        "NBD clients of the snapshot that is exported here for backup; absent if none is.",
+    ),
+    gauge(
+        "baton_export_copied_bytes",
+        &["volume"],
+        "Bytes of that snapshot that were copied because they changed since.",
+    ),
+    gauge("baton_export_broken", &["volume"], "1 if that snapshot cannot be read any more, else 0."),
     gauge("baton_verify_running", &["volume"], "1 while the replicas are being compared, else 0."),
     gauge(
         "baton_verify_progress_ratio",

@@ -72,7 +72,9 @@ fn every_metric_of_the_table_is_filled_and_named_by_the_rules() {
         generation: baton_replicator::types::Generation(0xab),
         bytes: 4096,
     });
-    let text = render(&torn) + &render(&fixture::maintained());
+    let mut served = fixture::healthy();
+    served.groups[0].volumes[0].clients = Some(2);
+    let text = render(&torn) + &render(&fixture::maintained()) + &render(&served);
     for metric in METRICS {
         assert!(text.contains(&format!("# TYPE {} ", metric.name)), "{} is never given a value", metric.name);
         assert!(metric.name.starts_with("baton_"));

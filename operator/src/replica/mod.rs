@@ -11,8 +11,8 @@ pub use follow::{Followed, follow};
 
 use crate::heartbeat::clock;
 use baton_replicator::api::{
-    Desired, DiscardRequest, Format, Problem, ResyncRequest, Status, VerifyRequest, VolumeConfig,
-    VolumeStatus,
+    Desired, DiscardRequest, ExportStatus, Format, Problem, ResyncRequest, Status, VerifyRequest,
+    VolumeConfig, VolumeStatus,
 };
 use baton_replicator::types::{Instant, VolumeName};
 use bytes::Bytes;
@@ -218,6 +218,31 @@ impl ReplicaClient {
     /// See [`ReplicaError`].
     pub async fn release(&self, volume: &VolumeName, snapshot: &str) -> Result<(), ReplicaError> {
         let path = format!("/v1/volumes/{volume}/snapshots/{snapshot}");
+        self.call(Method::DELETE, &path, None, LOCAL_TIMEOUT).await.map(drop)
+    }
+
+    /// Takes a snapshot of the replica and serves it for backup; the one that is served already stays.
+    ///
+    /// # Errors
+    /// See [`ReplicaError`]; refused unless the replica is UpToDate.
+    pub async fn export(&self, volume: &VolumeName) -> Result<ExportStatus, ReplicaError> {
+        let path = format!("/v1/volumes/{volume}/export");
+        let answer = self.call(Method::POST, &path, None, LOCAL_TIMEOUT).await?;
+        let (call, status) = (answer.call.clone(), answer.status);
+        let volume: VolumeStatus = answer.json()?;
+        volume.export.ok_or_else(|| ReplicaError::Nonsense {
+            call,
+            status,
+            detail: "there is no export in its answer; is it of an older release?".into(),
+        })
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// See [`ReplicaError`].
+    pub async fn end_export(&self, volume: &VolumeName) -> Result<(), ReplicaError> {
+        let path = format!("/v1/volumes/{volume}/export");
         self.call(Method::DELETE, &path, None, LOCAL_TIMEOUT).await.map(drop)
     }
 

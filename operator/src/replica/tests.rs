@@ -44,6 +44,8 @@ fn volume(epoch: u64) -> VolumeStatus {
         verify: None,
         resync_paused: false,
         snapshots: Vec::new(),
+        export: None,
+        clients: None,
     }
 }
 
@@ -68,6 +70,13 @@ async fn desired(UrlPath(_): UrlPath<String>, Json(desired): Json<Desired>) -> a
     Json(volume(desired.epoch.number)).into_response()
 }
 
+/// A volume `old` is of a release without exports.
+async fn exported(UrlPath(name): UrlPath<String>) -> Json<VolumeStatus> {
+    let export =
+        (name != "old").then(|| ExportStatus { uri: "nbd+unix:///x".into(), ..ExportStatus::default() });
+    Json(VolumeStatus { export, ..volume(6) })
+}
+
 /// Serves until the returned task is aborted.
 fn serve(dir: &Path) -> (Fake, ReplicaClient, tokio::task::JoinHandle<()>) {
     let fake = Fake { version: watch::channel(1).0, calls: Arc::default() };
@@ -81,6 +90,7 @@ fn serve(dir: &Path) -> (Fake, ReplicaClient, tokio::task::JoinHandle<()>) {
         .route("/v1/volumes/{volume}/desired", put(desired))
         .route("/v1/volumes/{volume}/format", post(|| async { (StatusCode::BAD_GATEWAY, "no json") }))
         .route("/v1/volumes/{volume}/detach", post(log("detach")))
+        .route("/v1/volumes/{volume}/export", post(exported).delete(log("end export")))
         .with_state(fake.clone());
     let socket = dir.join("replicator.sock");
     let _ = std::fs::remove_file(&socket);
@@ -122,6 +132,7 @@ async fn commands_reach_the_replicator_and_its_refusals_come_back_in_its_words()
         resync_min_rate: 4 << 20,
         target_latency_us: 0,
         disk_timeout_ms: 30_000,
+        front_end: Default::default(),
     };
     client.configure(&config).await.unwrap();
     client.detach(&name).await.unwrap();
@@ -132,6 +143,12 @@ async fn commands_reach_the_replicator_and_its_refusals_come_back_in_its_words()
 
     let refused = client.desired(&name, &wish(4), Duration::from_secs(5)).await.unwrap_err();
     assert_eq!(refused.problem().unwrap().detail, "epoch 5 was seen");
+
+    assert_eq!(client.export(&name).await.unwrap().uri, "nbd+unix:///x");
+    let old = client.export(&VolumeName::new("old").unwrap()).await.unwrap_err();
+    assert!(old.to_string().contains("older release"), "{old}");
+    client.end_export(&name).await.unwrap();
+    assert_eq!(fake.calls.lock().unwrap().last().unwrap(), "end export");
 
     let nonsense = client.format(&name, "ext4").await.unwrap_err();
     assert!(matches!(nonsense, ReplicaError::Nonsense { status: 502, .. }), "{nonsense}");

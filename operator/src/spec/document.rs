@@ -174,6 +174,7 @@ impl Reader<'_> {
                 .get(&mut f, "protocols", |r, n, p| r.map(n, p, Self::protocol))
                 .unwrap_or_default(),
             transport: self.get(&mut f, "transport", Self::transport_word).unwrap_or(self.transport),
+            front_end: self.get(&mut f, "front_end", Self::front_end).unwrap_or_default(),
             backing: self.get(&mut f, "backing", Self::backing).unwrap_or_default(),
             mount_options: self
                 .get(&mut f, "mount_options", |r, n, p| r.one_or_more(n, p, Self::text))

@@ -4,7 +4,7 @@ use super::volume::ResyncLimits;
 use super::{Cidr, Timers};
 use crate::core::verify::Schedule;
 use baton_replicator::core::split_brain::AfterSplitBrain;
-use baton_replicator::types::{GroupName, NodeName, Protocol, Transport, VolumeName};
+use baton_replicator::types::{FrontEndKind, GroupName, NodeName, Protocol, Transport, VolumeName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -103,7 +103,7 @@ impl VolumeBacking {
 pub struct Volume {
     /// Size in bytes, a multiple of 4096.
     pub size_bytes: u64,
-    /// `ext4` or `xfs`.
+    /// `ext4` or `xfs`; of no meaning with the front end `nbd`.
     pub filesystem: String,
     /// Replication protocol.
     pub protocol: Protocol,
@@ -111,6 +111,8 @@ pub struct Volume {
     pub protocols: BTreeMap<NodeName, Protocol>,
     /// How its blocks travel; the cluster's unless it says otherwise.
     pub transport: Transport,
+    /// How the leader's host gets at it.
+    pub front_end: FrontEndKind,
     /// Block devices instead of files.
     pub backing: VolumeBacking,
     /// Options for mount, comma separated; may be empty.

@@ -3,7 +3,7 @@
 use super::model::{CheckProbe, Condition, Group, HealthTest, MountSource, Spec};
 use super::read::Reader;
 use super::{format_duration, format_size};
-use baton_replicator::types::GroupName;
+use baton_replicator::types::{FrontEndKind, GroupName};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -201,6 +201,14 @@ fn services(path: &str, group: &Group, r: &mut Reader<'_>) {
                 && !group.volumes.contains_key(volume)
             {
                 r.at(&at, unknown("volume of this group", volume, group.volumes.keys()));
+            }
+            if let MountSource::Volume { volume, .. } = &mount.source
+                && group.volumes.get(volume).is_some_and(|v| v.front_end == FrontEndKind::Nbd)
+            {
+                let text = format!(
+                    "{volume} has front_end: nbd, so there is no device to mount; leave that out, or this"
+                );
+                r.at(&at, text);
             }
             if !targets.insert(&mount.target) {
                 r.at(&at, format!("{} is mounted twice in this service", mount.target.display()));

@@ -10,6 +10,7 @@ use super::read::{Reader, join};
 use super::tree::{Node, Value};
 use crate::core::verify::Schedule;
 use baton_replicator::core::split_brain::{AfterSplitBrain, OnePrimary, TwoPrimaries, ZeroPrimaries};
+use baton_replicator::types::FrontEndKind;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -96,6 +97,16 @@ impl Reader<'_> {
             self.error(node.line, &join(path, "one_primary"), text);
         }
         Some(policy)
+    }
+
+    pub fn front_end(&mut self, node: &Node, path: &str) -> Option<FrontEndKind> {
+        self.scalar(node, path, |text| match text {
+            "fuse" => Ok(FrontEndKind::Fuse),
+            "nbd" => Ok(FrontEndKind::Nbd),
+            other => {
+                Err(format!("'{other}' is not known; write fuse, or nbd for a Unix socket without a device"))
+            }
+        })
     }
 
     pub fn resync_limits(&mut self, node: &Node, path: &str) -> Option<ResyncLimits> {
@@ -223,6 +234,16 @@ mod tests {
             assert_eq!(policy(word), expected);
             assert_eq!(policy(&format!("{{ zero_primaries: {word}, one_primary: consensus }}")), expected);
         }
+    }
+
+    #[test]
+    fn a_volume_with_an_nbd_front_end_is_no_filesystem_that_a_service_could_mount() {
+        assert_eq!(parse("protocol: C").expect("valid").front_end, FrontEndKind::Fuse);
+        assert_eq!(parse("front_end: nbd").expect("valid").front_end, FrontEndKind::Nbd);
+        assert!(parse("front_end: ublk").expect_err("unknown").contains("write fuse"));
+        let text = "cluster: c\nnodes:\n  a: { address: 10.0.0.1 }\n  b: { address: 10.0.0.2 }\ngroups:\n  g:\n    volumes:\n      v: { size: 1GiB, front_end: nbd }\n    services:\n      s: { image: x, volumes: [\"v:/data\"] }\n";
+        let error = Spec::parse(text, |_| None).expect_err("nothing to mount").to_string();
+        assert!(error.contains("front_end: nbd") && error.contains("services.s.volumes[0]"), "{error}");
     }
 
     #[test]

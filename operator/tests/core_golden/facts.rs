@@ -58,6 +58,8 @@ pub fn replica(volume: VolumeName) -> VolumeStatus {
         verify: None,
         resync_paused: false,
         snapshots: Vec::new(),
+        export: None,
+        clients: None,
     }
 }
 

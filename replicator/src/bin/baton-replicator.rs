@@ -7,7 +7,7 @@
 use anyhow::Context;
 use baton_replicator::control::{ControlServer, ServeUntilSocket};
 use baton_replicator::driver::{Options, Replicator};
-use baton_replicator::frontend::fuse;
+use baton_replicator::frontend;
 use baton_replicator::hold::{Holder, Worker, keeper};
 use baton_replicator::memory;
 use baton_replicator::process::abort_on_panic;
@@ -108,7 +108,7 @@ async fn run(arguments: Arguments, holder: Holder) -> anyhow::Result<()> {
         host_device_dir: arguments.host_device_dir.unwrap_or_else(|| arguments.device_dir.clone()),
         device_dir: arguments.device_dir,
         host_boot: boot.to_owned(),
-        front_end: Arc::new(fuse::start),
+        front_end: Arc::new(frontend::start),
         holder,
     };
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;

@@ -70,6 +70,9 @@ impl Controller for Refuses {
     async fn release(&self, volume: VolumeName, _: String) -> Result<VolumeStatus, Problem> {
         self.note(volume)
     }
+    async fn export(&self, volume: VolumeName, _: bool) -> Result<VolumeStatus, Problem> {
+        self.note(volume)
+    }
     async fn format(&self, volume: VolumeName, _: Format) -> Result<VolumeStatus, Problem> {
         self.note(volume)
     }

@@ -45,6 +45,7 @@ pub fn router<C: Controller>(controller: Arc<C>) -> axum::Router {
         .route("/v1/volumes/{volume}/resync", put(resync::<C>))
         .route("/v1/volumes/{volume}/discard", post(discard::<C>))
         .route("/v1/volumes/{volume}/snapshots/{name}", delete(release::<C>))
+        .route("/v1/volumes/{volume}/export", post(export::<C>).delete(end_export::<C>))
         .route("/v1/volumes/{volume}/detach", post(detach::<C>))
         .fallback(|| async {
             Refused(problem(404, "not-found", "Not found", "no such resource; see the API's table"))
@@ -224,12 +225,36 @@ async fn discard<C: Controller>(
     }
 }
 
+async fn export<C: Controller>(
+    State(controller): State<Arc<C>>,
+    UrlPath(volume): UrlPath<String>,
+) -> Response {
+    match volume_name(volume) {
+        Ok(volume) => {
+            bounded("exporting", COMMAND_LIMIT, controller.export(volume, true)).await.into_response()
+        }
+        Err(refused) => refused.into_response(),
+    }
+}
+
 async fn release<C: Controller>(
     State(controller): State<Arc<C>>,
     UrlPath((volume, snapshot)): UrlPath<(String, String)>,
 ) -> Response {
     match volume_name(volume) {
         Ok(volume) => bounded("removing the copy", COMMAND_LIMIT, controller.release(volume, snapshot))
+            .await
+            .into_response(),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn end_export<C: Controller>(
+    State(controller): State<Arc<C>>,
+    UrlPath(volume): UrlPath<String>,
+) -> Response {
+    match volume_name(volume) {
+        Ok(volume) => bounded("ending the export", COMMAND_LIMIT, controller.export(volume, false))
             .await
             .into_response(),
         Err(refused) => refused.into_response(),

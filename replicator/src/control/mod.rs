@@ -70,6 +70,13 @@ pub trait Controller: Send + Sync + 'static {
         snapshot: String,
     ) -> impl Future<Output = Result<VolumeStatus, Problem>> + Send;
 
+    /// Takes a snapshot of the replica here and serves it by NBD, or ends that.
+    fn export(
+        &self,
+        volume: VolumeName,
+        wanted: bool,
+    ) -> impl Future<Output = Result<VolumeStatus, Problem>> + Send;
+
     /// Makes a filesystem on a blank primary.
     fn format(
         &self,

@@ -30,5 +30,7 @@ pub(super) fn status(config: &VolumeConfig, why: &str) -> VolumeStatus {
         verify: None,
         resync_paused: false,
         snapshots: Vec::new(),
+        export: None,
+        clients: None,
     }
 }

@@ -25,6 +25,10 @@ pub(super) enum Input {
     Verify(Option<crate::api::VerifyRequest>, Answer),
     /// Let resyncs stand still, or go on.
     PauseResync(bool, Answer),
+    /// Take a snapshot and serve it, or end that.
+    Export(bool, Answer),
+    /// That was done.
+    ExportDone(Result<Option<Box<super::export::Export>>, String>, Option<Answer>),
     ServeUntil(Epoch, Instant),
     Reconfigure(VolumeConfig, Answer),
     /// Give this replica's data up.

@@ -9,6 +9,7 @@
 //! blocks. If the process dies, the devices' I/O waits for the next one (see [`crate::hold`]), or without a holder the
 //! kernel fails it; peers freeze, and the next start takes the rest from the metadata.
 
+mod export;
 mod failed;
 mod handle;
 mod open;
@@ -19,14 +20,14 @@ use crate::api::{
     VolumeStatus,
 };
 use crate::control::{Controller, problem};
-use crate::frontend::{Begin, EventSink, FrontEnd, FrontEndConfig, fuse, mkfs, stale};
+use crate::frontend::{Begin, EventSink, FrontEnd, FrontEndConfig, fuse, mkfs, nbd, stale};
 use crate::hold::Holder;
 use crate::store::keep;
 use crate::tls::TlsFiles;
 use crate::transport::{
     Admission, Admit, Credentials, HandshakeLog, Listener, ListenerConfig, Secret, SessionId, TransportEvent,
 };
-use crate::types::{DiskState, NodeName, Role, VolumeName};
+use crate::types::{DiskState, FrontEndKind, NodeName, Role, VolumeName};
 use crossbeam_channel::Sender;
 use handle::{Input, Volume};
 use std::collections::{BTreeMap, HashMap};
@@ -43,7 +44,7 @@ const FORMAT_LIMIT: Duration = Duration::from_secs(120);
 /// For an orderly stop of all volumes: below the ten seconds that a container engine waits before it kills.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// Makes front ends: [`crate::frontend::fuse::start`], or what a test puts in its place.
+/// Makes front ends: [`crate::frontend::start`], or what a test puts in its place.
 pub type FrontEndFactory = Arc<dyn Fn(FrontEndConfig, EventSink) -> Arc<dyn FrontEnd> + Send + Sync>;
 
 /// What a replicator needs to know.
@@ -135,6 +136,7 @@ impl Replicator {
                 "an earlier process left it; its I/O waits until the agent decides"
             );
         }
+        nbd::clean(&options.run_dir);
         for line in stale::clean(&tag, &options.run_dir, &options.device_dir, &left) {
             tracing::warn!("{line}");
         }
@@ -236,6 +238,7 @@ impl Shared {
 
     fn front_end_config(&self, config: &VolumeConfig, begin: Begin) -> FrontEndConfig {
         FrontEndConfig {
+            kind: config.front_end,
             volume: config.volume.clone(),
             size_bytes: config.size_bytes,
             tag: self.tag.clone(),
@@ -390,6 +393,10 @@ impl Controller for Replicator {
         let volume = self.volume(&name)?;
         volume.command(Input::Look).await?;
         let status = volume.status();
+        if volume.published().config.front_end == FrontEndKind::Nbd {
+            let detail = format!("{name} has no block device here: whoever uses it by NBD formats it");
+            return Err(problem(409, "no-device", "No block device", detail));
+        }
         let (Role::Primary, Some(_)) = (status.role, &status.device) else {
             return Err(problem(409, "not-primary", "Not primary", format!("{name} has no device here")));
         };
@@ -407,6 +414,12 @@ impl Controller for Replicator {
             .map_err(|e| problem(500, "internal", "Internal error", e.to_string()))?
             .map_err(|e| problem(500, "format", "Formatting failed", e.to_string()))?;
         volume.command(Input::Look).await?;
+        Ok(volume.status())
+    }
+
+    async fn export(&self, volume: VolumeName, wanted: bool) -> Result<VolumeStatus, Problem> {
+        let volume = self.volume(&volume)?;
+        volume.command(|answer| Input::Export(wanted, answer)).await?;
         Ok(volume.status())
     }
 

@@ -53,6 +53,7 @@ pub(super) fn open(shared: &Arc<Shared>, config: VolumeConfig) -> Result<Volume,
     // The whole metadata file was in memory, and bitmaps are made of many small pieces.
     drop(content);
     memory::trim();
+    let store = Arc::new(store);
     let parts = Parts { engine, actions, store, meta, sender, receiver };
     volume::start(shared, parts).map_err(|e| failed(&e))
 }

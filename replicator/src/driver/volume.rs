@@ -3,6 +3,9 @@
 //! Everything arrives on one bounded channel; nothing called from here blocks. The clock is read once per
 //! event, right before the engine decides, so an answer leaves at most one event's work after it was judged.
 
+mod exporting;
+
+use super::export;
 use super::handle::{Input, Published, Volume};
 use super::{Answer, Shared};
 use crate::api::{Problem, VolumeConfig};
@@ -17,7 +20,7 @@ use crate::frontend::probe::{Signature, probe};
 use crate::frontend::{Begin, Errno, FrontEnd, FrontEndEvent, Op};
 use crate::store::{BackingStore, Completion, MetaFile, StoreError, StoreOp, keep};
 use crate::transport::{Dialer, DialerConfig, RawFrame, Session, TransportEvent};
-use crate::types::{Generation, NodeName};
+use crate::types::{FrontEndKind, Generation, NodeName};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -32,7 +35,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Parts {
     pub engine: Engine,
     pub actions: Vec<Action>,
-    pub store: BackingStore,
+    pub store: Arc<BackingStore>,
     pub meta: MetaFile,
     pub sender: Sender<Input>,
     pub receiver: Receiver<Input>,
@@ -62,6 +65,7 @@ pub(super) fn start(shared: &Arc<Shared>, parts: Parts) -> std::io::Result<Volum
         own: VecDeque::new(),
         stopping: None,
         stopped: None,
+        export: export::State::None,
     };
     std::thread::Builder::new().name("volume".into()).spawn(move || {
         owner.carry_out(actions);
@@ -75,7 +79,7 @@ struct Owner {
     shared: Arc<Shared>,
     handle: Volume,
     engine: Engine,
-    store: BackingStore,
+    store: Arc<BackingStore>,
     meta: MetaFile,
     sessions: HashMap<CoreSession, Session>,
     dialers: HashMap<NodeName, Dialer>,
@@ -88,6 +92,7 @@ struct Owner {
     own: VecDeque<Event>,
     stopping: Option<Token>,
     stopped: Option<Result<(), Problem>>,
+    export: export::State,
 }
 
 impl Owner {
@@ -99,6 +104,7 @@ impl Owner {
                 next_tick = now.plus(TICK);
                 self.engine.wall_clock(unix_seconds());
                 self.give(Event::Tick);
+                self.look_at_export();
                 self.publish();
             }
             match receiver.recv_timeout(next_tick.since(clock::now())) {
@@ -119,6 +125,7 @@ impl Owner {
     /// The engine has stopped: the device goes, then the files.
     fn end(&mut self, receiver: &Receiver<Input>) {
         self.dialers.clear();
+        self.end_export(None);
         if let Some(front) = &self.front {
             front.stop(true);
         }
@@ -188,6 +195,9 @@ impl Owner {
                 self.handle.look_for_snapshots();
                 self.give(Event::Kept(result));
             }
+            Input::Export(true, answer) => self.begin_export(answer),
+            Input::Export(false, answer) => self.end_export(Some(answer)),
+            Input::ExportDone(outcome, answer) => self.export_done(outcome, answer),
             Input::ServeUntil(epoch, until) => self.give(Event::ServeUntil { epoch, until }),
             Input::Reconfigure(config, answer) => {
                 let before = self.engine.config().clone();
@@ -264,7 +274,11 @@ impl Owner {
                 }
             }
             FrontEndEvent::Ready(device) => {
-                let seen = self.shared.options.host_device_dir.join(self.engine.config().volume.as_str());
+                let config = self.engine.config();
+                let seen = match config.front_end {
+                    FrontEndKind::Fuse => self.shared.options.host_device_dir.join(config.volume.as_str()),
+                    FrontEndKind::Nbd => device.host_path.clone(),
+                };
                 tracing::info!(device = %device.host_path.display(), symlink = %device.symlink.display(), "device ready");
                 self.handle.published().device = Some(device);
                 self.give(Event::FrontEndStarted(Ok(seen)));
@@ -363,6 +377,11 @@ impl Owner {
         }
         let mut published = self.handle.published();
         status.snapshots.clone_from(&published.snapshots);
+        status.export = match &self.export {
+            export::State::Serving(export) => Some(export.status()),
+            export::State::None | export::State::Busy => None,
+        };
+        status.clients = self.front.as_ref().and_then(|f| f.clients()).map(|n| n as u64);
         published.status = status;
     }
 
@@ -463,7 +482,7 @@ fn unix_seconds() -> u64 {
 }
 
 /// An error with its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -4,6 +4,7 @@
 //! from any thread, in any order. It decides nothing: it neither orders, caches nor splits requests.
 //!
 //! * [`fuse`] is the one that works everywhere: a FUSE file attached to a loop device.
+//! * [`nbd`] serves the NBD protocol on a Unix socket: for virtual machines, and to read a volume without mounting it.
 //! * [`stale`] cleans up what an earlier process of this node left behind.
 //! * [`probe`] and [`mkfs`] look at a device's first bytes and make filesystems.
 //!
@@ -12,15 +13,18 @@
 //! dies, the holder has the connection and the next process takes it over ([`Begin::TakeOver`]); without a holder the
 //! kernel fails all requests, and [`stale::clean`] of the next process frees the device.
 
+#[cfg(test)]
+mod conformance;
 pub mod fuse;
 mod loopdev;
 pub mod mkfs;
+pub mod nbd;
 pub mod probe;
 pub mod stale;
 mod sys;
 
 use crate::hold::Holder;
-use crate::types::VolumeName;
+use crate::types::{FrontEndKind, VolumeName};
 use bytes::Bytes;
 pub use rustix::io::Errno;
 use std::path::PathBuf;
@@ -30,6 +34,8 @@ pub use sys::set_io_flusher;
 /// What a front end needs to know about a volume.
 #[derive(Debug, Clone)]
 pub struct FrontEndConfig {
+    /// Which one.
+    pub kind: FrontEndKind,
     /// The volume: the name of the symlink.
     pub volume: VolumeName,
     /// Size in bytes, a multiple of 4096.
@@ -120,7 +126,7 @@ pub enum FrontEndEvent {
     },
 }
 
-/// A block device that a front end made.
+/// A block device that a front end made. All three are the socket if it is `nbd`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     /// As the host sees it: `/dev/loopN`.
@@ -129,6 +135,16 @@ pub struct Device {
     pub local_path: PathBuf,
     /// The symlink `<device-dir>/<volume>`.
     pub symlink: PathBuf,
+}
+
+/// Starts a front end of the kind that is configured. Returns at once; [`FrontEndEvent::Ready`] or `Failed` follows.
+#[must_use]
+pub fn start(config: FrontEndConfig, sink: EventSink) -> Arc<dyn FrontEnd> {
+    match (config.kind, config.begin) {
+        // Whatever an earlier process left that can be gone on with, or must be taken away, is a FUSE connection.
+        (FrontEndKind::Fuse, _) | (FrontEndKind::Nbd, Begin::Release) => fuse::start(config, sink),
+        (FrontEndKind::Nbd, Begin::Make | Begin::TakeOver) => nbd::start(config, sink),
+    }
 }
 
 /// Where a front end's events go. Must not block for long: it runs on the thread that reads requests.
@@ -147,6 +163,11 @@ pub trait FrontEnd: Send + Sync {
 
     /// Requests handed out and not answered.
     fn pending(&self) -> usize;
+
+    /// Who is connected; none where that cannot be told.
+    fn clients(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// Why a front end failed.
@@ -168,6 +189,14 @@ pub enum FrontEndError {
     Busy {
         /// The device.
         path: PathBuf,
+    },
+    /// Clients are connected.
+    #[error("{path} is still in use by {clients} clients; disconnect them first", path = .path.display())]
+    Clients {
+        /// The socket.
+        path: PathBuf,
+        /// How many.
+        clients: usize,
     },
     /// What an earlier process left cannot be gone on with.
     #[error("cannot take over the device of {volume}: {detail}")]

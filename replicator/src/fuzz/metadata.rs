@@ -37,6 +37,7 @@ pub(super) fn setup(size_bytes: u64, seed: u64) -> Setup {
         resync_min_rate: 1 << 40,
         target_latency_us: 0,
         disk_timeout_ms: 30_000,
+        front_end: Default::default(),
     };
     Setup {
         node: node("alpha"),

@@ -7,7 +7,8 @@
 //! and their owner notices by its own clock.
 
 use super::op::{StoreOp, Touched};
-use super::{AlignedBuf, BLOCK, Completion, StoreError};
+use super::snapshot::Slot;
+use super::{AlignedBuf, BLOCK, Completion, Snapshot, StoreError};
 use crate::api::Backing;
 use crate::core::digest::digests;
 use bytes::Bytes;
@@ -43,6 +44,7 @@ struct Shared {
     size_bytes: u64,
     queue: Mutex<Queue>,
     changed: Condvar,
+    snapshot: Slot,
     sink: Box<dyn Fn(Completion) + Send + Sync>,
 }
 
@@ -111,6 +113,7 @@ impl BackingStore {
             size_bytes,
             queue: Mutex::default(),
             changed: Condvar::new(),
+            snapshot: Slot::default(),
             sink: Box::new(sink),
         });
         for i in 0..THREADS {
@@ -180,6 +183,23 @@ impl BackingStore {
             at = end;
         }
         Ok(ranges)
+    }
+
+    /// Takes a snapshot, whose copies are kept in `dir` without a name. Blocks until the changes in progress have ended.
+    /// It costs a read and a write per block that changes, until [`Self::end_snapshot`].
+    ///
+    /// # Errors
+    /// There is one already, or its file cannot be made.
+    pub fn snapshot(&self, dir: &Path) -> Result<Arc<Snapshot>, StoreError> {
+        let failed = |source| self.shared.io("take a snapshot of", source);
+        let store = self.shared.file.try_clone().map_err(failed)?;
+        let data = || self.allocated_ranges().map_err(|e| io::Error::other(e.to_string()));
+        self.shared.snapshot.take(store, self.shared.size_bytes, dir, data).map_err(failed)
+    }
+
+    /// Ends the snapshot, if there is one. Blocks until the changes in progress have ended.
+    pub fn end_snapshot(&self) {
+        self.shared.snapshot.drop_snapshot();
     }
 
     /// Size of the volume in bytes.
@@ -333,7 +353,10 @@ impl Shared {
 
     fn carry_out(&self, jobs: &[Job]) {
         let Some(first) = jobs.first() else { return };
-        let outcome = self.execute(&first.op);
+        let outcome = match first.op.range() {
+            Some((range, true)) => self.snapshot.change(range, || self.execute(&first.op)),
+            _ => self.execute(&first.op),
+        };
         for job in jobs {
             let result = match &outcome {
                 Ok(data) => Ok(data.clone()),

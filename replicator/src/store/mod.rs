@@ -12,11 +12,13 @@ mod buffer;
 pub mod keep;
 mod meta;
 mod op;
+mod snapshot;
 
 pub use backing::BackingStore;
 pub use buffer::AlignedBuf;
 pub use meta::MetaFile;
 pub use op::StoreOp;
+pub use snapshot::Snapshot;
 
 use bytes::Bytes;
 use std::path::PathBuf;

@@ -355,6 +355,7 @@ impl World {
             resync_min_rate: self.rate.1,
             target_latency_us: 0,
             disk_timeout_ms: 30_000,
+            front_end: Default::default(),
         }
     }
 

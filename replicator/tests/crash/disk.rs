@@ -9,7 +9,7 @@ use crate::rig::WAIT;
 use baton_replicator::frontend::fuse;
 use baton_replicator::frontend::{Begin, EventSink, FrontEnd, FrontEndConfig, FrontEndEvent, Op, Request};
 use baton_replicator::hold::Holder;
-use baton_replicator::types::VolumeName;
+use baton_replicator::types::{FrontEndKind, VolumeName};
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -39,6 +39,7 @@ impl Disk {
     pub fn start(dir: &Path, log: &Arc<Log>, index: usize, size_bytes: u64, seed: u64) -> Self {
         let dir = dir.join(format!("disk{index}"));
         let config = FrontEndConfig {
+            kind: FrontEndKind::Fuse,
             volume: VolumeName::new("disk").unwrap(),
             size_bytes,
             tag: format!("crash-{:08x}", rand::random::<u32>()),

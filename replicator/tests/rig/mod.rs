@@ -6,7 +6,8 @@ use baton_replicator::api::{
 use baton_replicator::clock;
 use baton_replicator::frontend::stale;
 use baton_replicator::types::{
-    Epoch, GroupName, Instant as Clock, Member, NodeName, Protocol, Role, TermId, Transport, VolumeName,
+    Epoch, FrontEndKind, GroupName, Instant as Clock, Member, NodeName, Protocol, Role, TermId, Transport,
+    VolumeName,
 };
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -76,6 +77,8 @@ pub struct Host {
     replica: Replica,
     pub program: PathBuf,
     pub address: SocketAddr,
+    /// Its volume has the front end `nbd`.
+    pub nbd: AtomicBool,
     holder: Mutex<Child>,
 }
 
@@ -107,7 +110,8 @@ impl Host {
             .spawn()
             .unwrap();
         let node = NodeName::new(name).unwrap();
-        let host = Self { node, dir, replica, program, address, holder: Mutex::new(holder) };
+        let nbd = AtomicBool::new(false);
+        let host = Self { node, dir, replica, program, address, nbd, holder: Mutex::new(holder) };
         wait_for("the control socket", || host.status());
         host
     }
@@ -187,9 +191,18 @@ impl Host {
             resync_min_rate: 4 << 20,
             target_latency_us: 0,
             disk_timeout_ms: 30_000,
+            front_end: match self.nbd.load(Ordering::SeqCst) {
+                true => FrontEndKind::Nbd,
+                false => FrontEndKind::Fuse,
+            },
         };
         let body = serde_json::to_string(&config).unwrap();
         self.call("PUT", "/v1/volumes/webstore", &body).map(|a| a.0)
+    }
+
+    /// Serves a snapshot for backup, or ends that: HTTP status and body.
+    pub fn export(&self, method: &str) -> (u16, String) {
+        self.call(method, "/v1/volumes/webstore/export", "").expect("an answer")
     }
 
     pub fn desire(&self, role: Role, number: u64, required: Vec<Member>, force: bool) -> Option<u16> {
@@ -366,5 +379,14 @@ impl Pair {
             let flows = volume.role == Role::Primary && volume.frozen.is_none() && volume.device.is_some();
             (flows && status.worker_restarts == restarts).then_some(())
         });
+    }
+}
+
+/// Unmounts at the end, at once.
+pub struct Unmount(pub PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).stderr(Stdio::null()).status();
     }
 }

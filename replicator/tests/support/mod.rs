@@ -90,6 +90,7 @@ impl Host {
             resync_min_rate: 4 << 20,
             target_latency_us: 0,
             disk_timeout_ms: 30_000,
+            front_end: Default::default(),
         };
         self.replicator.configure(config).await.unwrap();
     }

@@ -1,6 +1,7 @@
 //! The replicator's process is killed, replaced and fenced while a filesystem on its device is in use: real processes,
 //! FUSE, loop devices and ext4. Needs root and /dev/fuse.
 
+mod backup;
 #[path = "../rig/mod.rs"]
 #[allow(dead_code, reason = "the crash tests use the rest")]
 mod rig;

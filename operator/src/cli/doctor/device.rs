@@ -139,6 +139,7 @@ fn probe(dir: &Path) -> Outcome {
     let began = Instant::now();
     let volume = VolumeName::new("doctor").map_err(|e| ("attach", e.to_string()))?;
     let config = FrontEndConfig {
+        kind: Default::default(),
         volume,
         size_bytes: SIZE as u64,
         tag: format!("doctor-{}", std::process::id()),

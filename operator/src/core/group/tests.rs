@@ -107,6 +107,8 @@ fn replica(role: Role) -> VolumeStatus {
         verify: None,
         resync_paused: false,
         snapshots: Vec::new(),
+        export: None,
+        clients: None,
     }
 }
 

@@ -125,6 +125,8 @@ impl Engine {
             verify: None,
             resync_paused: false,
             snapshots: Vec::new(),
+            export: None,
+            clients: None,
         }]
     }
 

@@ -161,6 +161,8 @@ impl Replica {
             verify: None,
             resync_paused: false,
             snapshots: Vec::new(),
+            export: None,
+            clients: None,
         }
     }
 }

@@ -220,6 +220,12 @@ impl Diff<'_> {
             let why = "that would format it, and its data would be lost: add another group for it instead";
             self.refuse(format!("{path}.filesystem"), what, why);
         }
+        if a.front_end != b.front_end {
+            let what = format!("front end of {name} {} becomes {}", a.front_end.word(), b.front_end.word());
+            let why = "it is fixed while the volume is attached: take the group out, apply, and add it again with the \
+                       new front end; its data stay";
+            self.refuse(format!("{path}.front_end"), what, why);
+        }
         if a.protocol != b.protocol {
             let what = format!("protocol of {name} {:?} becomes {:?}", a.protocol, b.protocol);
             self.live(format!("{path}.protocol"), what, PROTOCOL);

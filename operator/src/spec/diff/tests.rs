@@ -102,6 +102,13 @@ const CASES: &[Case] = &[
     ),
     case("volume-filesystem", &[("size: 1GiB", "size: 1GiB, filesystem: xfs")]),
     case("volume-protocol", &[("size: 1GiB", "size: 1GiB, protocol: B")]),
+    case(
+        "volume-front-end",
+        &[
+            ("size: 1GiB", "size: 1GiB, front_end: nbd"),
+            ("        volumes: [\"webstore:/var/lib/mysql\"]\n", ""),
+        ],
+    ),
     case("volume-transport", &[("size: 1GiB", "size: 1GiB, transport: plain")]),
     case("volume-backing", &[("size: 1GiB", "size: 1GiB, backing: /dev/vg0/web")]),
     case(

@@ -304,6 +304,14 @@ static VOLUME: Section = Section {
             "How its blocks travel, see [security](security.md). Changed while in use.",
         ),
         field(
+            "front_end",
+            Word(&["fuse", "nbd"]),
+            "fuse",
+            "nbd",
+            "How the leader's host gets at it: a block device with the filesystem, or an NBD server on the socket \
+             `/run/baton/<volume>.nbd` (for virtual machines; nothing is formatted or mounted). Cannot be changed.",
+        ),
+        field(
             "backing",
             Either(&Path, &Map(&Path)),
             "a file in the state directory",

@@ -48,6 +48,8 @@ fn volume_status(volume: VolumeName) -> VolumeStatus {
         verify: None,
         resync_paused: false,
         snapshots: vec![],
+        export: None,
+        clients: None,
     }
 }
 
@@ -89,6 +91,10 @@ impl Controller for Fake {
     }
     async fn release(&self, volume: VolumeName, snapshot: String) -> Result<VolumeStatus, Problem> {
         self.note(format!("release {volume} {snapshot}"));
+        Ok(volume_status(volume))
+    }
+    async fn export(&self, volume: VolumeName, wanted: bool) -> Result<VolumeStatus, Problem> {
+        self.note(format!("export {volume} {wanted}"));
         Ok(volume_status(volume))
     }
     async fn detach(&self, volume: VolumeName) -> Result<(), Problem> {
@@ -147,6 +153,9 @@ async fn every_route_reaches_its_command_and_errors_are_problems() {
     let resync = "/v1/volumes/webstore/resync";
     assert_eq!(call(&path, "PUT", resync, r#"{"paused":true}"#).await.0, 200);
     assert_eq!(call(&path, "PUT", resync, r#"{"paused":3}"#).await.0, 400);
+    let export = "/v1/volumes/webstore/export";
+    assert_eq!(call(&path, "POST", export, "").await.0, 200);
+    assert_eq!(call(&path, "DELETE", export, "").await.0, 200);
     let (code, ..) = call(&path, "POST", "/v1/volumes/webstore/detach", "").await;
     assert_eq!(code, 204);
     assert_eq!(
@@ -160,6 +169,8 @@ async fn every_route_reaches_its_command_and_errors_are_problems() {
             "verify webstore Some((5, true))",
             "verify webstore None",
             "resync webstore paused true",
+            "export webstore true",
+            "export webstore false",
             "detach webstore"
         ]
     );
@@ -182,7 +193,7 @@ async fn every_route_reaches_its_command_and_errors_are_problems() {
         assert_eq!(problem["status"].as_u64(), Some(u64::from(code)), "{method} {url}");
         assert!(problem["detail"].as_str().unwrap().contains(says), "{method} {url}: {problem}");
     }
-    assert_eq!(fake.calls.lock().unwrap().len(), 9, "nothing refused reached the controller");
+    assert_eq!(fake.calls.lock().unwrap().len(), 11, "nothing refused reached the controller");
 
     stop.send(()).unwrap();
     tokio::time::timeout(Duration::from_secs(10), serving).await.unwrap().unwrap().unwrap();

@@ -27,6 +27,9 @@ impl Engine {
         if old.size_bytes != new.size_bytes {
             return Err("the size cannot change while the volume is attached".into());
         }
+        if old.front_end != new.front_end {
+            return Err("the front end cannot change while the volume is attached".into());
+        }
         let named = |node: &NodeName| config.peers.iter().any(|p| p.node == *node);
         if let Some(member) = self.required.iter().find(|m| !named(&m.node)) {
             return Err(format!(

@@ -119,6 +119,8 @@ impl Engine {
             resync_paused: self.paused,
             // The owner of the backing store knows.
             snapshots: Vec::new(),
+            export: None,
+            clients: None,
         }
     }
 

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 #[test]
 fn victim() {
     let Some(dir) = std::env::var_os("BATON_TEST_VICTIM_DIR") else { return };
-    let rig = Rig::start_as(Path::new(&dir), "test-victim", false);
+    let rig = Rig::start_as(FrontEndKind::Fuse, Path::new(&dir), "test-victim", false);
     let device = rig.ready();
     if std::env::var_os("BATON_TEST_VICTIM_STUCK").is_some() {
         rig.memory.frozen.store(true, Ordering::SeqCst);
@@ -90,7 +90,7 @@ fn a_killed_process_fails_io_and_the_next_one_cleans_up() {
     let attached = || attached().iter().any(|(_, n)| n.starts_with(&stale::file_prefix("test-victim")));
     assert!(attached());
     // A new process can start on the same volume meanwhile.
-    let rig = Rig::start_as(dir.path(), "test-victim", false);
+    let rig = Rig::start_as(FrontEndKind::Fuse, dir.path(), "test-victim", false);
     assert_ne!(rig.ready().local_path, device);
     drop(mounted);
     let mut bytes = [0; 16];
