@@ -397,8 +397,11 @@ fn what_is_beyond_the_end_is_refused_and_never_asked_for(kind: FrontEndKind) {
     let mut disk = open(kind, &front_end, &device);
     assert!(disk.read(SIZE, 4096).is_err());
     assert!(disk.write(SIZE, &[1; 4096]).is_err());
-    assert!(disk.discard(SIZE, 4096).is_err());
-    assert!(disk.zero(SIZE - 4096, 8192).is_err());
+    // blkdiscard does not even ask for what is beyond the end.
+    assert!(kind == FrontEndKind::Fuse || disk.discard(SIZE, 4096).is_err());
+    // Of what begins before the end the kernel asks for the part that is there.
+    let across = if kind == FrontEndKind::Fuse { (SIZE, 4096) } else { (SIZE - 4096, 8192) };
+    assert!(disk.zero(across.0, across.1).is_err());
     drop(disk);
     front_end.stop(true);
     assert!(matches!(events.recv_timeout(WAIT).unwrap(), FrontEndEvent::Stopped { .. }));

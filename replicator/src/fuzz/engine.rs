@@ -13,7 +13,7 @@ use super::metadata::{file, put, setup};
 use super::peer::{BLOCK, Peer, data, value};
 use crate::api::{Desired, DiscardRequest, Membership, VerifyRequest};
 use crate::core::engine::{Action, Engine, Event, Fault, FrontOp, SessionId, StoreOp, Token};
-use crate::core::frame::{Frame, Message};
+use crate::core::frame::{Frame, Greeting, Message};
 use crate::core::range::Range;
 use crate::types::{BootId, DiskState, Epoch, EpochRelation, Instant, Member, NodeName, Role, TermId};
 use bytes::Bytes;
@@ -307,7 +307,7 @@ impl World {
             Message::Flush(id) => {
                 self.asked.entry((session, *id)).or_insert(self.commands);
             }
-            Message::Hello(g) if before.role == Role::Primary && g.from == self.peers[k].node => {
+            Message::Hello(g) if before.role == Role::Primary && self.is_meant(k, g) => {
                 if before.epoch.relation(epoch) == EpochRelation::Newer {
                     self.deposed = Some(before.epoch);
                 }
@@ -319,6 +319,14 @@ impl World {
         self.give(c, Event::Frame { session, frame: Frame { epoch, message } });
         let foreign = before.epoch.relation(epoch) != EpochRelation::Same;
         assert!(!(stores && foreign && self.commands > commands), "stored a write of epoch {epoch}");
+    }
+
+    /// A greeting for somebody else, or of another volume, is nonsense whatever its epoch.
+    fn is_meant(&self, k: usize, greeting: &Greeting) -> bool {
+        let config = self.engine.config();
+        greeting.from == self.peers[k].node
+            && greeting.to.as_str() == "alpha"
+            && greeting.volume == config.volume
     }
 
     /// What the transport gives, whatever it is.

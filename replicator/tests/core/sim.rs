@@ -754,6 +754,16 @@ impl Sim {
     }
 
     /// No more faults: everything must come together.
+    /// The leader has nothing left to copy to anybody: a member that lacks only what was never acknowledged may differ.
+    fn caught_up(&self) -> bool {
+        let Some(leader) = self.leader.filter(|l| self.w.is_attached(*l)) else { return false };
+        let status = self.w.engine(leader).status();
+        let others = self.hosts.spec.iter().filter(|n| **n != leader);
+        others.into_iter().all(|n| {
+            status.peers.iter().any(|p| p.node == name(*n) && p.connection == ConnectionState::Connected)
+        })
+    }
+
     fn heal(&mut self) {
         self.mend_all();
         self.note("healing".into());
@@ -778,6 +788,7 @@ impl Sim {
                 && self.insync.len() == self.electorate()
                 && self.others_caught_up()
                 && self.promoting.is_none()
+                && self.caught_up()
                 && self.hosts_agree();
             if whole
                 && self.issued.is_empty()

@@ -124,6 +124,7 @@ impl Sim {
                 self.stale.extend(std::mem::take(&mut self.flushes).into_keys());
                 self.stale.extend(std::mem::take(&mut self.reads).into_keys());
                 self.promoting = None;
+                self.checked = false;
             }
             if new {
                 self.w.wipe(node);
