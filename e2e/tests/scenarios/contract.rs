@@ -144,6 +144,10 @@ fn put_back(t: &Scenario, original: &str, before: &BTreeSet<String>) {
     }
     t.baton(&["volume", "verify", VOLUME, "--stop"]).unwrap_or_else(|e| panic!("{e:#}"));
     t.baton(&["volume", "resume-sync", VOLUME]).unwrap_or_else(|e| panic!("{e:#}"));
+    for host in &t.config.hosts {
+        let end = ["volume", "export", VOLUME, "--node", &host.name, "--end"];
+        t.baton(&end).unwrap_or_else(|e| panic!("{e:#}"));
+    }
 }
 
 /// Waits until nothing that was asked for is still under way.

@@ -227,6 +227,35 @@ pub fn resume_sync(b: &Bench<'_>) {
     b.expect("what is not paused is not resumed", again.contains("is not paused"), &again);
 }
 
+/// Without a split brain there is nothing to resolve.
+pub fn resolve(b: &Bench<'_>) {
+    let other = b.t.config.other(&b.leader);
+    let said = b.run(&["volume", "resolve", VOLUME, "--discard", &other, "--yes"]);
+    b.expect("replicas that agree are left alone", said.code == Some(1), &said.stderr);
+}
+
+pub fn release(b: &Bench<'_>) {
+    let name = format!("{VOLUME}.img.discarded-1-0000000000000000");
+    let said = b.run(&["volume", "release", VOLUME, &name, "--yes"]);
+    b.expect(
+        "a copy that is not there is named",
+        said.code == Some(1) && said.stderr.contains(&name),
+        &said.stderr,
+    );
+}
+
+pub fn export_volume(b: &Bench<'_>) {
+    for host in &b.t.config.hosts {
+        let export = b.json(&format!("volume export {VOLUME} --node {} --json", host.name));
+        let uri = export["uri"].as_str().unwrap_or_default();
+        b.expect("a snapshot is served", uri.starts_with("nbd+unix:///"), uri);
+        let shown = b.line(&format!("volume show {VOLUME}"));
+        b.expect("data as of a moment", export["data_bytes"].as_u64() > Some(0), shown.lines().count());
+        let ended = b.line(&format!("volume export {VOLUME} --node {} --end", host.name));
+        b.expect("it ends", ended.contains("has ended"), &ended);
+    }
+}
+
 pub fn notify(b: &Bench<'_>) {
     let monitoring = Monitoring::of(&b.t.config);
     let mails = || monitoring.mails().unwrap_or_else(|e| panic!("{e:#}")).len();
