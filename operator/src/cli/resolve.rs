@@ -146,7 +146,7 @@ pub(super) async fn snapshots(
     print(&format.show(&volume.snapshots, |copies| render(copies, paint)))
 }
 
-fn render(copies: &Vec<Snapshot>, paint: Paint) -> String {
+fn render(copies: &[Snapshot], paint: Paint) -> String {
     if copies.is_empty() {
         return "No copies are kept.\n".into();
     }
@@ -171,7 +171,7 @@ mod tests {
             generation: Generation(0xab),
             bytes: 3 << 20,
         };
-        let text = render(&vec![copy], Paint { color: false });
+        let text = render(&[copy], Paint { color: false });
         let words = ["webstore.img.discarded-1795291500", "alpha", "2026-11-21 20:05:00 UTC", "3.00 MiB"];
         assert!(words.iter().all(|w| text.contains(w)), "{text}");
         assert_eq!(render(&Vec::new(), Paint { color: false }), "No copies are kept.\n");

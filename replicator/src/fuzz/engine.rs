@@ -307,10 +307,12 @@ impl World {
             Message::Flush(id) => {
                 self.asked.entry((session, *id)).or_insert(self.commands);
             }
-            Message::Hello(g) if before.role == Role::Primary && self.is_meant(k, g) => {
-                if before.epoch.relation(epoch) == EpochRelation::Newer {
-                    self.deposed = Some(before.epoch);
-                }
+            Message::Hello(g)
+                if before.role == Role::Primary
+                    && self.is_meant(k, g)
+                    && before.epoch.relation(epoch) == EpochRelation::Newer =>
+            {
+                self.deposed = Some(before.epoch);
             }
             _ => {}
         }

@@ -62,7 +62,7 @@ pub fn fuzz_wire(data: &[u8]) {
         3 => drop(auth::challenged(&mut stranger)),
         4 => drop(auth::open(&mut stranger, Transport::Tls)),
         5 => {
-            let terms = if bytes.len() % 2 == 0 { now } else { Terms::Before };
+            let terms = if bytes.len().is_multiple_of(2) { now } else { Terms::Before };
             let welcome = auth::dial(&mut stranger, &secret, &[3; 32], &parties, &terms);
             assert!(welcome.is_err(), "welcomed by who does not know the secret");
         }
