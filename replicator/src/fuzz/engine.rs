@@ -123,6 +123,10 @@ impl World {
                 eprintln!("{:?} {}\n    {}", self.now, cut(&event), cut(&format!("{actions:?}")));
             }
             self.carry_out(c, actions);
+            if self.deposed.is_some() && self.engine.role() == Role::Secondary {
+                // It was demoted. Whether it may lead this epoch once more is for the agent to know.
+                self.deposed = None;
+            }
         }
     }
 
