@@ -22,7 +22,7 @@ check: ## formatting, lints, documentation, Compose files, alert rules, scripts
 simulate: ## replicators and agents under random faults; SEEDS=FROM..TO
 	@compose/scripts/simulate.sh $(SEEDS)
 
-bench: ## speed beside the raw file, the loop device and QEMU's quorum; half an hour, writes docs/performance.md
+bench: ## speed beside the raw file, the loop device and QEMU's quorum; writes docs/performance.md
 	@compose/scripts/bench.sh
 
 build: ## the binaries, release build, in target/release/
