@@ -33,7 +33,7 @@ use std::path::PathBuf;
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backing {
-    /// A sparse file, created with the volume's size if absent.
+    /// A sparse file, created with the volume's size if absent, and made larger when the volume grows.
     File(PathBuf),
     /// A block device at least as large as the volume.
     Device(PathBuf),
@@ -58,7 +58,7 @@ pub struct VolumeConfig {
     pub volume: VolumeName,
     /// The group it belongs to: volumes of a group share epochs and serve-until.
     pub group: GroupName,
-    /// Size in bytes, a multiple of 4096.
+    /// Size in bytes, a multiple of 4096. A larger one than before lets the volume grow.
     pub size_bytes: u64,
     /// The blocks.
     pub backing: Backing,
@@ -453,6 +453,9 @@ pub struct VolumeStatus {
     pub group: GroupName,
     /// Size in bytes.
     pub size_bytes: u64,
+    /// The volume is growing, or is to grow.
+    #[serde(default)]
+    pub growth: Option<GrowthStatus>,
     /// Role in force.
     pub role: Role,
     /// Highest epoch seen, durable.
@@ -510,6 +513,54 @@ pub struct VolumeStatus {
     /// Clients of the front end; none where that cannot be told: a block device does not say who has it open.
     #[serde(default)]
     pub clients: Option<u64>,
+}
+
+impl VolumeStatus {
+    /// A secondary of which nothing is known yet: no data, no boot id, so that nobody takes it for a replica.
+    #[must_use]
+    pub fn unknown(volume: VolumeName, group: GroupName) -> Self {
+        Self {
+            volume,
+            group,
+            size_bytes: 0,
+            growth: None,
+            role: Role::Secondary,
+            epoch: Epoch::ZERO,
+            disk: DiskState::default(),
+            disk_reason: None,
+            full: false,
+            membership: None,
+            generation: Generation(0),
+            boot: BootId(0),
+            device: None,
+            held: false,
+            filesystem: None,
+            frozen: None,
+            frozen_since: None,
+            required: Vec::new(),
+            peers: Vec::new(),
+            activity_log_extents: 0,
+            counters: Counters::default(),
+            alarms: Vec::new(),
+            verify: None,
+            resync_paused: false,
+            snapshots: Vec::new(),
+            export: None,
+            clients: None,
+        }
+    }
+}
+
+/// A volume on its way to a larger size, as one node sees it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GrowthStatus {
+    /// Size of the device, or of the volume where there is none.
+    pub from_bytes: u64,
+    /// Size that it is to have.
+    pub to_bytes: u64,
+    /// What is being done or waited for, as one sentence.
+    pub waits: String,
 }
 
 /// A snapshot of the replica here, served read-only by NBD on a Unix socket of this host.
@@ -598,6 +649,32 @@ pub struct PeerStatus {
     /// The way the blocks go; none without a session.
     #[serde(default)]
     pub link: Option<LinkStatus>,
+}
+
+impl PeerStatus {
+    /// A peer that was never heard.
+    #[must_use]
+    pub fn unknown(node: NodeName) -> Self {
+        Self {
+            node,
+            connection: ConnectionState::Connecting,
+            reason: None,
+            protocol: Protocol::default(),
+            boot: None,
+            disk: DiskState::DUnknown,
+            resynced: false,
+            settled: false,
+            dirty_bytes: 0,
+            unacked_bytes: 0,
+            oldest_unacked_ms: 0,
+            lag_us: 0,
+            apart: None,
+            resync: None,
+            copied_bytes: 0,
+            spared_bytes: 0,
+            link: None,
+        }
+    }
 }
 
 /// The way blocks go to or from a peer.

@@ -3,6 +3,8 @@
 
 #[path = "support/direct.rs"]
 mod direct;
+#[path = "core_pair/growth.rs"]
+mod growth;
 
 use baton_replicator::api::{
     Backing, Desired, Membership, PeerConfig, ResyncRequest, ServeUntil, VerifyRequest, VerifyState,
@@ -33,6 +35,7 @@ struct Host {
     node: NodeName,
     dir: PathBuf,
     boot: String,
+    size: u64,
     direct: Arc<Direct>,
     replicator: Option<Replicator>,
 }
@@ -51,7 +54,7 @@ impl Host {
         std::fs::create_dir_all(dir.join("run")).unwrap();
         std::fs::create_dir_all(dir.join("dev")).unwrap();
         let node = NodeName::new(name).unwrap();
-        Self { node, dir, boot: "first".into(), direct: Arc::default(), replicator: None }
+        Self { node, dir, boot: "first".into(), size: SIZE, direct: Arc::default(), replicator: None }
     }
 
     fn start(&mut self, real: bool, listen: SocketAddr) -> SocketAddr {
@@ -88,7 +91,7 @@ impl Host {
         let config = VolumeConfig {
             volume: volume(),
             group: GroupName::new("web").unwrap(),
-            size_bytes: SIZE,
+            size_bytes: self.size,
             backing: Backing::File(self.image()),
             metadata: self.dir.join("volumes/webstore.meta"),
             peers: vec![PeerConfig { node: peer.node.clone(), address, alternatives: Vec::new() }],
@@ -168,7 +171,12 @@ fn assert_equal(a: &Host, b: &Host) {
 }
 
 async fn pair(dir: &Path, real: bool) -> (Host, Host) {
+    pair_of(dir, real, SIZE).await
+}
+
+async fn pair_of(dir: &Path, real: bool, size: u64) -> (Host, Host) {
     let (mut alpha, mut beta) = (Host::new(dir, "alpha"), Host::new(dir, "beta"));
+    (alpha.size, beta.size) = (size, size);
     let any = "127.0.0.1:0".parse().unwrap();
     let at_alpha = alpha.start(real, any);
     let at_beta = beta.start(real, any);

@@ -13,6 +13,9 @@
 //!   ◄──────────────────────────── Digests
 //!   Read ────────────────────────────►   (a primary without a disk, any time while connected)
 //!   ◄──────────────────────────── ReadReply
+//!   ◄──────────────────────────── Capacity    (the replica has got larger, any time while in sync)
+//!   Offer ───────────────────────────►   (a larger volume, when every peer has the room for it)
+//!   ◄──────────────────────────── OfferAck    durably
 //! ```
 
 use super::handshake::Identity;
@@ -21,8 +24,8 @@ use crate::types::{BootId, Epoch, Generation, NodeName, VolumeName};
 use bytes::Bytes;
 
 /// Version of this protocol. 2: `Digest` and `Digests`. 3: those during a resync, too; `Read` and `ReadReply`; greetings
-/// say how the sides parted.
-pub const PROTOCOL: u16 = 3;
+/// say how the sides parted. 4: greetings say how much room there is; `Capacity`, `Offer` and `OfferAck`.
+pub const PROTOCOL: u16 = 4;
 /// Oldest version that is spoken with a peer of the release before. A primary offers [`PROTOCOL`] in its Hello and, if
 /// that is not understood, this; the secondary answers in the version it was offered.
 pub const OLDEST_PROTOCOL: u16 = 1;
@@ -36,6 +39,8 @@ pub const MAX_READ: u64 = 1 << 20;
 pub const PROTOCOL_COMPARE: u16 = 3;
 /// Version whose greetings say when the sides parted, what each wrote since and whose data is given up.
 pub const PROTOCOL_SPLIT_BRAIN: u16 = 3;
+/// Version that knows volumes that grow.
+pub const PROTOCOL_GROW: u16 = 4;
 /// Longest range of a `Digest` frame: its digests by block must fit a frame, its read must not hold writes up for long.
 pub const MAX_DIGEST_RANGE: u64 = 1 << 20;
 /// Largest body: a FUSE write has at most 1 MiB; room for two.
@@ -64,8 +69,10 @@ pub struct Greeting {
     pub to: NodeName,
     /// The volume.
     pub volume: VolumeName,
-    /// Size in bytes.
+    /// Size of the volume in bytes, as this replica's primary would offer it.
     pub size: u64,
+    /// Bytes that the replica has room for; what is beyond `size` reads as zeroes.
+    pub capacity: u64,
     /// The replica's boot id.
     pub boot: BootId,
     /// Drawn at each start of the replicator: a new one has forgotten what was in flight.
@@ -217,6 +224,12 @@ pub enum Message {
         /// All of the range.
         data: Bytes,
     },
+    /// Secondary: there is room for so many bytes now, durably, and they read as zeroes from the volume's size on.
+    Capacity(u64),
+    /// Primary: the volume is to have this size.
+    Offer(u64),
+    /// It may have, durably.
+    OfferAck(u64),
     /// Are you there?
     Ping,
     /// Yes.

@@ -9,9 +9,10 @@ use super::codec::{Reader, text};
 use super::digest::DIGEST_BYTES;
 use super::frame::{
     BadFrame, Frame, Greeting, MAX_BODY, MAX_DIGEST_RANGE, MAX_HEAD, MAX_READ, MAX_RUNS, Message,
-    OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_SPLIT_BRAIN, Refused, Sync,
+    OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_GROW, PROTOCOL_SPLIT_BRAIN, Refused, Sync,
 };
 use super::handshake::Identity;
+use super::meta::is_size;
 use super::range::Range;
 use super::split_brain::{AfterSplitBrain, OnePrimary, Parted, TwoPrimaries, ZeroPrimaries};
 use crate::types::{BootId, Epoch, Generation, NodeName, TermId, VolumeName};
@@ -125,6 +126,9 @@ impl Frame {
                 body = data.clone();
                 one(&mut h, *id, 26)
             }
+            Message::Capacity(bytes) => one(&mut h, *bytes, 35),
+            Message::Offer(bytes) => one(&mut h, *bytes, 36),
+            Message::OfferAck(bytes) => one(&mut h, *bytes, 37),
         };
         (kind, h, body)
     }
@@ -218,8 +222,16 @@ fn read_message(kind: u16, r: &mut Reader<'_>, body: Bytes) -> Option<Message> {
             (range.bytes() <= MAX_READ).then_some(Message::Read { id, range })?
         }
         26 => Message::ReadReply { id: r.u64()?, data: body },
+        35 => Message::Capacity(read_size(r)?),
+        36 => Message::Offer(read_size(r)?),
+        37 => Message::OfferAck(read_size(r)?),
         _ => return None,
     })
+}
+
+/// A size that a volume can have.
+fn read_size(r: &mut Reader<'_>) -> Option<u64> {
+    r.u64().filter(|size| is_size(*size))
 }
 
 fn number(h: &mut Vec<u8>, n: u64) {
@@ -285,6 +297,9 @@ fn greeting(h: &mut Vec<u8>, g: &Greeting, kind: u16) -> u16 {
         h.push(u8::from(id.yields));
         parted(h, &id.parted);
         policy(h, id.policy);
+    }
+    if g.protocol >= PROTOCOL_GROW {
+        number(h, g.capacity);
     }
     kind
 }
@@ -360,5 +375,6 @@ fn read_greeting(r: &mut Reader<'_>) -> Option<Greeting> {
     if protocol >= PROTOCOL_SPLIT_BRAIN {
         (identity.yields, identity.parted, identity.policy) = (r.flag()?, read_parted(r)?, read_policy(r)?);
     }
-    Some(Greeting { protocol, from, to, volume, size, boot, incarnation, identity, members })
+    let capacity = if protocol >= PROTOCOL_GROW { r.u64().filter(|c| *c >= size)? } else { size };
+    Some(Greeting { protocol, from, to, volume, size, capacity, boot, incarnation, identity, members })
 }

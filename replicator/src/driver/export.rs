@@ -15,9 +15,9 @@ use crate::store::{BackingStore, Snapshot};
 use crate::types::{DiskState, Instant, Role};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// A forgotten export costs every write a copy; whoever backs up connects sooner than this.
 const IDLE_LIMIT: Duration = Duration::from_secs(3600);
@@ -30,9 +30,11 @@ const STEP_LIMIT: Duration = Duration::from_secs(5);
 pub(super) struct Export {
     snapshot: Arc<Snapshot>,
     front: Arc<NbdFrontEnd>,
+    /// Says when nothing serves any more.
+    ended: Receiver<()>,
     socket: PathBuf,
     volume: String,
-    taken_at: SystemTime,
+    taken_at_s: u64,
     used: Instant,
 }
 
@@ -76,15 +78,16 @@ impl Export {
     pub fn start(store: &BackingStore, config: &VolumeConfig, run_dir: &Path) -> Result<Self, String> {
         let dir = config.metadata.parent().unwrap_or(Path::new("/"));
         let snapshot = store.snapshot(dir).map_err(|e| e.to_string())?;
-        let taken_at = SystemTime::now();
-        let served = serve(&snapshot, config, run_dir, taken_at);
+        let taken_at_s = clock::unix_seconds();
+        let served = serve(&snapshot, config, run_dir, taken_at_s);
         served
-            .map(|(front, socket)| Self {
+            .map(|(front, ended, socket)| Self {
                 snapshot,
                 front,
+                ended,
                 socket,
                 volume: config.volume.to_string(),
-                taken_at,
+                taken_at_s,
                 used: clock::now(),
             })
             .inspect_err(|_| store.end_snapshot())
@@ -93,7 +96,10 @@ impl Export {
     /// Disconnects the clients and gives the copies' space back. Blocks: not for a volume's thread.
     pub fn end(self, store: &BackingStore) {
         self.front.stop(true);
-        // Whoever is just being answered gets an error; the socket and the threads go by themselves.
+        // Whoever is just being answered gets an error; the next export needs the socket's path.
+        if self.ended.recv_timeout(STEP_LIMIT).is_err() {
+            tracing::warn!(volume = self.volume, "the export's server does not end");
+        }
         store.end_snapshot();
     }
 
@@ -106,7 +112,7 @@ impl Export {
         ExportStatus {
             uri: nbd::uri(&self.socket, &self.volume),
             socket: self.socket.clone(),
-            taken_at_s: self.taken_at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            taken_at_s: self.taken_at_s,
             clients: self.front.clients().unwrap_or(0) as u64,
             read_bytes: self.front.read_bytes(),
             data_bytes: self.snapshot.data_bytes(),
@@ -135,13 +141,15 @@ fn serve(
     snapshot: &Arc<Snapshot>,
     config: &VolumeConfig,
     run_dir: &Path,
-    taken_at: SystemTime,
-) -> Result<(Arc<NbdFrontEnd>, PathBuf), String> {
+    taken_at_s: u64,
+) -> Result<(Arc<NbdFrontEnd>, Receiver<()>, PathBuf), String> {
     let socket = run_dir.join(format!("{}.snapshot.nbd", config.volume));
-    let at = taken_at.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let export = Served {
         name: config.volume.to_string(),
-        description: format!("snapshot of volume {} of Baton, taken at {at} s after 1970", config.volume),
+        description: format!(
+            "snapshot of volume {} of Baton, taken at {taken_at_s} s after 1970",
+            config.volume
+        ),
         size_bytes: config.size_bytes,
         read_only: true,
         has_map: true,
@@ -149,6 +157,7 @@ fn serve(
     // Bounded by what the server takes from its clients.
     let (work, requests) = crossbeam_channel::unbounded::<Option<Request>>();
     let (begun, outcome) = channel();
+    let (end, ended) = channel();
     let sink: EventSink = Arc::new(move |event| match event {
         FrontEndEvent::Request(request) => drop(work.send(Some(request))),
         FrontEndEvent::Ready(_) => drop(begun.send(Ok(()))),
@@ -156,8 +165,12 @@ fn serve(
             (0..READERS).for_each(|_| drop(work.send(None)));
             drop(begun.send(Err(super::volume::chain(&error))));
         }
-        FrontEndEvent::Stopped { .. } => (0..READERS).for_each(|_| drop(work.send(None))),
-        FrontEndEvent::StopRefused(_) => {}
+        FrontEndEvent::Stopped { .. } => {
+            (0..READERS).for_each(|_| drop(work.send(None)));
+            // Nobody waits for the end of what never began.
+            let _ = end.send(());
+        }
+        FrontEndEvent::StopRefused(_) | FrontEndEvent::Resized(_) => {}
     });
     let front = nbd::serve(socket.clone(), export, Some(Arc::new(SnapshotMap(snapshot.clone()))), sink);
     for _ in 0..READERS {
@@ -173,7 +186,7 @@ fn serve(
         }
     }
     match outcome.recv_timeout(STEP_LIMIT) {
-        Ok(result) => result.map(|()| (front, socket)),
+        Ok(result) => result.map(|()| (front, ended, socket)),
         Err(_) => {
             front.stop(true);
             Err(format!("{} was not served within {} s", socket.display(), STEP_LIMIT.as_secs()))

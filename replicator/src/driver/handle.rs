@@ -1,13 +1,15 @@
 //! A handle on a volume: what others may ask of its thread and know of it.
 
 use super::Answer;
+use super::door::Door;
+use super::volume::Owner;
 use crate::api::{Problem, Snapshot, VolumeConfig, VolumeStatus};
 use crate::control::problem;
+use crate::core::engine::Event;
 use crate::frontend::{Device, FrontEndEvent};
 use crate::store::{Completion, keep};
 use crate::transport::{Admission, TransportEvent};
 use crate::types::{Epoch, GroupName, Instant, NodeName};
-use crossbeam_channel::Sender;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,6 +37,8 @@ pub(super) enum Input {
     Discard(crate::api::DiscardRequest, Answer),
     /// The copy that was asked for exists, or why not.
     Kept(Result<String, String>),
+    /// Something that blocks has ended.
+    Ended(Event),
     /// Look again what filesystem there is.
     Look(Answer),
     Stop(bool, Answer),
@@ -52,7 +56,7 @@ pub(super) struct Published {
 /// A handle on a volume; clones name the same one.
 #[derive(Clone)]
 pub(super) struct Volume {
-    pub sender: Sender<Input>,
+    pub door: Door<Owner>,
     pub published: Arc<Mutex<Published>>,
     pub node: NodeName,
 }
@@ -91,19 +95,15 @@ impl Volume {
         published.status.snapshots = found;
     }
 
-    pub fn sender(&self) -> Sender<Input> {
-        self.sender.clone()
-    }
-
     /// Hands in what needs no answer.
     pub fn send(&self, input: Input) {
         // An error means that the volume was detached in this moment.
-        let _ = self.sender.send(input);
+        let _ = self.door.send(input);
     }
 
     /// Hands in what may be lost if the volume has more to do.
     pub fn offer(&self, input: Input) {
-        let _ = self.sender.try_send(input);
+        let _ = self.door.offer(input);
     }
 
     /// Hands in a command and waits for its answer; whoever calls bounds the wait.
@@ -111,7 +111,7 @@ impl Volume {
         let (answer, answered) = oneshot::channel();
         let gone =
             || problem(409, "detached", "Volume was detached", "it was detached while the command waited");
-        self.sender.send(input(answer)).map_err(|_| gone())?;
+        self.door.send(input(answer)).map_err(|_| gone())?;
         answered.await.unwrap_or_else(|_| Err(gone()))
     }
 

@@ -1,14 +1,15 @@
-//! The replicator as a process: one engine per volume on a thread of its own, and the adapters around them.
+//! The replicator as a process: one engine per volume, and the adapters around them.
 //!
 //! [`Replicator`] owns what is shared: the volumes, the listener, the way from a session to its volume, the
-//! version of the status. `volume` owns one engine and is the only place that waits for more than one thing; `handle` is how others
+//! version of the status. `volume` owns one engine; `door` is the way to it, and who carries out what comes; `handle` is how others
 //! reach it;
 //! `open` turns files into an engine; `failed` is what status says of one that could not be opened.
 //!
-//! Invariants: an engine is touched by its own thread only; channels to it are bounded, and nothing it calls
+//! Invariants: an engine is touched by one thread at a time; the queue to it is bounded, and nothing it calls
 //! blocks. If the process dies, the devices' I/O waits for the next one (see [`crate::hold`]), or without a holder the
 //! kernel fails it; peers freeze, and the next start takes the rest from the metadata.
 
+mod door;
 mod export;
 mod failed;
 mod handle;
@@ -28,7 +29,7 @@ use crate::transport::{
     Admission, Admit, Credentials, HandshakeLog, Listener, ListenerConfig, Secret, SessionId, TransportEvent,
 };
 use crate::types::{DiskState, FrontEndKind, NodeName, Role, VolumeName};
-use crossbeam_channel::Sender;
+use door::Door;
 use handle::{Input, Volume};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -36,6 +37,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
+use volume::Owner;
 
 /// For the first metadata updates of a volume that is being attached.
 const ATTACH_LIMIT: Duration = Duration::from_secs(10);
@@ -83,7 +85,7 @@ struct Shared {
     handshakes: Arc<HandshakeLog>,
     tag: String,
     version: watch::Sender<u64>,
-    routes: RwLock<HashMap<SessionId, Sender<Input>>>,
+    routes: RwLock<HashMap<SessionId, Door<Owner>>>,
     volumes: Mutex<BTreeMap<VolumeName, Volume>>,
     /// Volumes that could not be opened, for status.
     failed: Mutex<BTreeMap<VolumeName, VolumeStatus>>,
@@ -262,7 +264,7 @@ impl Shared {
                 let volume = self.volumes().get(session.volume()).cloned();
                 let Some(volume) = volume else { return session.close("the volume was detached") };
                 let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
-                routes.insert(session.id(), volume.sender());
+                routes.insert(session.id(), volume.door.clone());
                 session.id()
             }
             TransportEvent::Frame { session, .. } | TransportEvent::Closed { session, .. } => *session,

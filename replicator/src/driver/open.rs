@@ -1,22 +1,20 @@
 //! From files to a running volume: creates both if both are absent, refuses anything in between.
 
 use super::Shared;
+use super::door::Door;
 use super::handle::{Input, Volume};
 use super::volume::{self, Parts};
 use crate::api::{Backing, Problem, VolumeConfig};
 use crate::clock;
 use crate::control::problem;
 use crate::core::engine::{LOG_IDLE, Setup, VERIFY_CHUNK};
+use crate::core::meta::image;
 use crate::frontend::probe::{PROBE_LEN, Signature, probe};
 use crate::memory;
 use crate::store::{BackingStore, MetaFile, keep};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-
-/// Inputs of a volume that may wait: the front end's requests (at most 256), completions, and frames; a full
-/// channel slows down whoever reads the network.
-const QUEUE: usize = 1024;
 
 /// Opens, or creates and opens, a volume.
 pub(super) fn open(shared: &Arc<Shared>, config: VolumeConfig) -> Result<Volume, Problem> {
@@ -37,24 +35,26 @@ pub(super) fn open(shared: &Arc<Shared>, config: VolumeConfig) -> Result<Volume,
     };
     create_if_absent(&setup, &config)?;
     keep::clean(&config.backing);
-    let (sender, receiver) = crossbeam_channel::bounded(QUEUE);
-    let sink = sender.clone();
-    let store = BackingStore::open(&config.backing, config.size_bytes, move |done| {
-        // An error means that the volume's thread has ended; nobody waits any more.
-        let _ = sink.send(Input::Store(done));
-    })
-    .map_err(|e| failed(&e))?;
-    let sink = sender.clone();
+    let (door, receiver) = Door::new();
+    let sink = door.clone();
     let (meta, content) = MetaFile::open(&config.metadata, move |done| {
+        // An error means that the volume's thread has ended; nobody waits any more.
         let _ = sink.send(Input::Meta(done));
     })
     .map_err(|e| meta_failed(&e))?;
+    // A volume that is to grow is as large as its metadata say until it has grown.
+    let size = image::size(&content).map_err(|e| meta_failed(&e))?;
+    let sink = door.clone();
+    let store = BackingStore::open_growing(&config.backing, size, config.size_bytes.max(size), move |done| {
+        let _ = sink.send(Input::Store(done));
+    })
+    .map_err(|e| failed(&e))?;
     let (engine, actions) = setup.attach(&content, clock::now()).map_err(|e| meta_failed(&e))?;
     // The whole metadata file was in memory, and bitmaps are made of many small pieces.
     drop(content);
     memory::trim();
     let store = Arc::new(store);
-    let parts = Parts { engine, actions, store, meta, sender, receiver };
+    let parts = Parts { engine, actions, store, meta, door, receiver };
     volume::start(shared, parts).map_err(|e| failed(&e))
 }
 

@@ -1,10 +1,12 @@
-//! One volume's owner loop: inputs become events, actions become calls.
+//! One volume's owner: inputs become events, actions become calls.
 //!
-//! Everything arrives on one bounded channel; nothing called from here blocks. The clock is read once per
-//! event, right before the engine decides, so an answer leaves at most one event's work after it was judged.
+//! Everything arrives by one door ([`super::door`]), whose threads take turns; nothing called from here blocks. The clock is
+//! read once per event, right before the engine decides, so an answer leaves at most one event's work after it was judged.
 
 mod exporting;
+mod growing;
 
+use super::door::{self, Door, TURN};
 use super::export;
 use super::handle::{Input, Published, Volume};
 use super::{Answer, Shared};
@@ -20,11 +22,11 @@ use crate::frontend::probe::{Signature, probe};
 use crate::frontend::{Begin, Errno, FrontEnd, FrontEndEvent, Op};
 use crate::store::{BackingStore, Completion, MetaFile, StoreError, StoreOp, keep};
 use crate::transport::{Dialer, DialerConfig, RawFrame, Session, TransportEvent};
-use crate::types::{FrontEndKind, Generation, NodeName};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crate::types::{FrontEndKind, Generation, Instant, NodeName};
+use crossbeam_channel::Receiver;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// The engine's clock hand: timeouts are judged this often; a tenth of the shortest useful peer_timeout.
 const TICK: Duration = Duration::from_millis(50);
@@ -37,17 +39,18 @@ pub(super) struct Parts {
     pub actions: Vec<Action>,
     pub store: Arc<BackingStore>,
     pub meta: MetaFile,
-    pub sender: Sender<Input>,
+    pub door: Door<Owner>,
     pub receiver: Receiver<Input>,
 }
 
 /// Starts the volume's thread.
 pub(super) fn start(shared: &Arc<Shared>, parts: Parts) -> std::io::Result<Volume> {
-    let Parts { engine, actions, store, meta, sender, receiver } = parts;
+    let Parts { engine, actions, store, meta, door, receiver } = parts;
     let (config, status) = (engine.config().clone(), engine.status());
     let published = Published { config, status, snapshots: Vec::new(), device: None };
     let node = shared.options.node.clone();
-    let handle = Volume { sender, published: Arc::new(Mutex::new(published)), node };
+    let published = Arc::new(Mutex::new(published));
+    let handle = Volume { door: door.clone(), published, node };
     handle.look_for_snapshots();
     let mut owner = Owner {
         shared: shared.clone(),
@@ -66,16 +69,37 @@ pub(super) fn start(shared: &Arc<Shared>, parts: Parts) -> std::io::Result<Volum
         stopping: None,
         stopped: None,
         export: export::State::None,
+        receiver,
+        kept_back: None,
+        next_tick: clock::now().plus(TICK),
     };
     std::thread::Builder::new().name("volume".into()).spawn(move || {
         owner.carry_out(actions);
-        owner.run(&receiver);
+        door.move_in(owner);
+        run(&door);
     })?;
     Ok(handle)
 }
 
-/// The thread's state.
-struct Owner {
+/// The volume's thread: does what other threads leave to it, and what the time asks for.
+fn run(door: &Door<Owner>) {
+    loop {
+        let looked = door.turn(|owner| (owner.stopped.is_some(), owner.next_tick));
+        let Some((more, (stopped, next_tick))) = looked else { return };
+        if stopped {
+            if let Some(owner) = door.move_out() {
+                owner.end();
+            }
+            return;
+        }
+        if !more {
+            Door::<Owner>::rest(next_tick.since(clock::now()));
+        }
+    }
+}
+
+/// What the threads of a volume share, one at a time.
+pub(super) struct Owner {
     shared: Arc<Shared>,
     handle: Volume,
     engine: Engine,
@@ -93,37 +117,46 @@ struct Owner {
     stopping: Option<Token>,
     stopped: Option<Result<(), Problem>>,
     export: export::State,
+    receiver: Receiver<Input>,
+    /// Taken from the queue by a thread that may not carry it out: the next input.
+    kept_back: Option<Input>,
+    next_tick: Instant,
+}
+
+impl door::Owner for Owner {
+    fn turn(&mut self, own: bool) -> bool {
+        self.tick_if_due();
+        for _ in 0..TURN {
+            if self.stopped.is_some() || (self.kept_back.is_some() && !own) {
+                return true;
+            }
+            let Some(input) = self.kept_back.take().or_else(|| self.receiver.try_recv().ok()) else {
+                return false;
+            };
+            if own || input.is_for_any_thread() {
+                self.input(input);
+            } else {
+                self.kept_back = Some(input);
+            }
+        }
+        true
+    }
 }
 
 impl Owner {
-    fn run(&mut self, receiver: &Receiver<Input>) {
-        let mut next_tick = clock::now().plus(TICK);
-        loop {
-            let now = clock::now();
-            if now >= next_tick {
-                next_tick = now.plus(TICK);
-                self.engine.wall_clock(unix_seconds());
-                self.give(Event::Tick);
-                self.look_at_export();
-                self.publish();
-            }
-            match receiver.recv_timeout(next_tick.since(clock::now())) {
-                Ok(input) => self.input(input),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            if let (Some(token), Some(result)) = (self.stopping, self.stopped.take()) {
-                self.end(receiver);
-                if let Some(answer) = self.answers.remove(&token) {
-                    let _ = answer.send(result);
-                }
-                return;
-            }
+    fn tick_if_due(&mut self) {
+        let now = clock::now();
+        if now >= self.next_tick {
+            self.next_tick = now.plus(TICK);
+            self.engine.wall_clock(clock::unix_seconds());
+            self.give(Event::Tick);
+            self.look_at_export();
+            self.publish();
         }
     }
 
-    /// The engine has stopped: the device goes, then the files.
-    fn end(&mut self, receiver: &Receiver<Input>) {
+    /// The engine has stopped: the device goes, then the files, and whoever asked for it is told.
+    fn end(mut self) {
         self.dialers.clear();
         self.end_export(None);
         if let Some(front) = &self.front {
@@ -131,7 +164,7 @@ impl Owner {
         }
         let deadline = clock::now().plus(CLOSE_LIMIT);
         while self.front.is_some() {
-            match receiver.recv_timeout(deadline.since(clock::now())) {
+            match self.receiver.recv_timeout(deadline.since(clock::now())) {
                 Ok(input @ Input::Front(..)) => self.input(input),
                 Ok(_) => {}
                 Err(_) => break,
@@ -141,6 +174,10 @@ impl Owner {
             if !closed {
                 tracing::error!(volume = %self.handle.status().volume, "a disk command still hangs at the end");
             }
+        }
+        let answer = self.stopping.and_then(|token| self.answers.remove(&token));
+        if let (Some(answer), Some(result)) = (answer, self.stopped.take()) {
+            let _ = answer.send(result);
         }
     }
 
@@ -195,6 +232,7 @@ impl Owner {
                 self.handle.look_for_snapshots();
                 self.give(Event::Kept(result));
             }
+            Input::Ended(event) => self.give(event),
             Input::Export(true, answer) => self.begin_export(answer),
             Input::Export(false, answer) => self.end_export(Some(answer)),
             Input::ExportDone(outcome, answer) => self.export_done(outcome, answer),
@@ -288,6 +326,9 @@ impl Owner {
                 self.handle.published().device = None;
                 self.give(Event::FrontEndStarted(Err(chain(&error))));
             }
+            FrontEndEvent::Resized(result) => {
+                self.give(Event::Resized(result.map_err(|e| chain(&e))));
+            }
             FrontEndEvent::StopRefused(error) => self.give(Event::FrontEndStopped(Err(chain(&error)))),
             FrontEndEvent::Stopped { problems } => {
                 for text in problems {
@@ -311,6 +352,13 @@ impl Owner {
             match action {
                 Action::Store { tag, op } => self.store.submit(tag, store_op(op)),
                 Action::Meta { tag, writes } => self.meta.submit(tag, writes),
+                Action::MetaReplace { tag, len, writes } => self.meta.submit_whole(tag, len, writes),
+                Action::Grow { size, meta } => self.grow(size, meta),
+                Action::Resize(size) => match &self.front {
+                    Some(front) => front.resize(size),
+                    None => self.own.push_back(Event::Resized(Err("the device has just gone".into()))),
+                },
+                Action::GrowFilesystem(name) => self.grow_filesystem(name),
                 Action::Send { session, frame } => {
                     let (kind, head, body) = frame.encode();
                     if let Some(session) = self.sessions.get(&session)
@@ -388,11 +436,11 @@ impl Owner {
     /// Copies the backing store, on a thread of its own: it may take as long as the disk needs for all of it.
     fn keep(&mut self, generation: Generation) {
         let backing = self.engine.config().backing.clone();
-        let sender = self.handle.sender();
+        let door = self.handle.door.clone();
         let made = std::thread::Builder::new().name("keep".into()).spawn(move || {
-            let kept = keep::keep(&backing, generation, unix_seconds()).map_err(|e| e.to_string());
+            let kept = keep::keep(&backing, generation, clock::unix_seconds()).map_err(|e| e.to_string());
             // An error means that the volume was detached meanwhile; the copy is listed when it is attached again.
-            let _ = sender.send(Input::Kept(kept));
+            let _ = door.send(Input::Kept(kept));
         });
         if let Err(error) = made {
             self.own.push_back(Event::Kept(Err(error.to_string())));
@@ -417,9 +465,9 @@ impl Owner {
             credentials: self.shared.credentials.clone(),
             log: self.shared.handshakes.clone(),
         };
-        let sender = self.handle.sender();
+        let door = self.handle.door.clone();
         let sink = Arc::new(move |event| {
-            let _ = sender.send(Input::Transport(event));
+            let _ = door.send(Input::Transport(event));
         });
         self.dialers.insert(peer.clone(), Dialer::start(dialer, sink));
     }
@@ -442,10 +490,11 @@ impl Owner {
     fn start_front_end(&mut self, begin: Begin) {
         self.fronts += 1;
         let number = self.fronts;
-        let sender = self.handle.sender();
-        let config = self.shared.front_end_config(self.engine.config(), begin);
+        let door = self.handle.door.clone();
+        let mut config = self.shared.front_end_config(self.engine.config(), begin);
+        config.size_bytes = self.engine.exportable();
         let sink = Arc::new(move |event| {
-            let _ = sender.send(Input::Front(number, event));
+            let _ = door.send(Input::Front(number, event));
         });
         self.front = Some((self.shared.options.front_end)(config, sink));
     }
@@ -474,11 +523,6 @@ fn fault(error: &StoreError) -> Fault {
         libc::ENOSPC | libc::EDQUOT => Fault::Full(error.to_string()),
         _ => Fault::Failed(error.to_string()),
     }
-}
-
-/// The wall clock: for people, and for the names of files.
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())
 }
 
 /// An error with its causes in one line.

@@ -63,9 +63,10 @@ pub fn start(config: FrontEndConfig, sink: EventSink) -> Arc<dyn FrontEnd> {
     let (commands, inbox) = channel();
     let front_end = Arc::new(FuseFrontEnd { server: OnceLock::new(), commands: commands.clone() });
     let (this, events) = (front_end.clone(), sink.clone());
+    let mut config = config;
     let spawned = thread::Builder::new()
         .name("front-end".into())
-        .spawn(move || own(&this, &config, &events, commands, &inbox));
+        .spawn(move || own(&this, &mut config, &events, commands, &inbox));
     if let Err(source) = spawned {
         let error = FrontEndError::Sys { what: "start a thread for", path: "the front end".into(), source };
         sink(FrontEndEvent::Failed(error));
@@ -82,6 +83,7 @@ enum Command {
     Stop {
         force: bool,
     },
+    Resize(u64),
     /// The kernel has closed the connection.
     Ended,
 }
@@ -96,6 +98,10 @@ impl FrontEnd for FuseFrontEnd {
     fn stop(&self, force: bool) {
         // Fails only after the end, when there is nothing to stop.
         let _ = self.commands.send(Command::Stop { force });
+    }
+
+    fn resize(&self, size_bytes: u64) {
+        let _ = self.commands.send(Command::Resize(size_bytes));
     }
 
     fn pending(&self) -> usize {
@@ -118,7 +124,7 @@ struct Made {
 
 fn own(
     front_end: &FuseFrontEnd,
-    config: &FrontEndConfig,
+    config: &mut FrontEndConfig,
     sink: &EventSink,
     commands: Sender<Command>,
     inbox: &Receiver<Command>,
@@ -171,6 +177,10 @@ fn own(
                     continue;
                 }
             },
+            Ok(Command::Resize(size)) => {
+                sink(FrontEndEvent::Resized(made.resize(size, front_end, config)));
+                continue;
+            }
             Ok(Command::Stop { force: true }) => made.detach_by_force(config),
             Ok(Command::Ended) | Err(_) => {
                 let mut problems = vec!["the kernel closed the FUSE connection".to_string()];
@@ -203,7 +213,7 @@ impl Made {
         mount(stale::mount_source(&config.tag), &self.dir, "fuse.baton", flags, Some(options.as_c_str()))
             .map_err(|e| fail("mount a FUSE filesystem on", &self.dir, e.into()))?;
         self.mounted = true;
-        let tree = Tree { name: self.name.clone(), size_bytes: config.size_bytes };
+        let tree = Tree::new(self.name.clone(), config.size_bytes);
         let ended = move || drop(commands.send(Command::Ended));
         let server = Server::start(fuse, Origin::New, tree, sink.clone(), ended)
             .map_err(|e| fail("serve", &self.dir, e))?;
@@ -231,20 +241,40 @@ impl Made {
         // Whatever fails from here on, all of it has to go.
         (self.mounted, self.linked, self.kept) = (true, true, true);
         let session = Session::decode(&left.state).map_err(|why| not_taken(config, why))?;
-        if (&session.name, session.size_bytes) != (&self.name, config.size_bytes) {
+        // A smaller one has not become larger any more, in the time of the earlier process.
+        if session.name != self.name || session.size_bytes > config.size_bytes {
             let detail = format!("it is {} of {} bytes", session.name, session.size_bytes);
             return Err(not_taken(config, detail));
         }
         let private = stale::private_dir(&config.run_dir);
         let device = kept::device(&session, &private).map_err(|why| not_taken(config, why))?;
         self.device = Some(device.clone());
-        let tree = Tree { name: self.name.clone(), size_bytes: config.size_bytes };
+        let tree = Tree::new(self.name.clone(), config.size_bytes);
         let ended = move || drop(commands.send(Command::Ended));
         let server = Server::start(File::from(left.descriptor), Origin::TakenOver, tree, sink.clone(), ended)
             .map_err(|e| not_taken(config, format!("the kernel does not resend: {e}")))?;
         let _ = front_end.server.set(server);
         tracing::info!(volume = %config.volume, device = %device.host_path().display(), "took over the device of an earlier process");
+        if session.size_bytes < config.size_bytes {
+            self.resize(config.size_bytes, front_end, &mut config.clone())?;
+        }
         self.link(config, device)
+    }
+
+    /// Makes the device larger under whoever uses it.
+    fn resize(
+        &mut self,
+        size_bytes: u64,
+        front_end: &FuseFrontEnd,
+        config: &mut FrontEndConfig,
+    ) -> Result<(), FrontEndError> {
+        let (Some(server), Some(device)) = (front_end.server.get(), &self.device) else { return Ok(()) };
+        server.resize(size_bytes);
+        device.resize(&self.dir.join(&self.name), size_bytes, STEP_LIMIT)?;
+        config.size_bytes = size_bytes;
+        tracing::info!(volume = %config.volume, size_bytes, "block device resized");
+        self.keep(front_end, config);
+        Ok(())
     }
 
     /// From now on the death of this process is a pause, if there is a holder and the kernel can resend.
@@ -315,7 +345,7 @@ impl Made {
         while Instant::now() < deadline {
             match inbox.try_recv() {
                 Ok(Command::Ended) => return Ok(problems),
-                Ok(Command::Stop { .. }) => {}
+                Ok(Command::Stop { .. } | Command::Resize(_)) => {}
                 Err(_) => thread::sleep(POLL),
             }
         }

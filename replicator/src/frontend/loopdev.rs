@@ -9,7 +9,7 @@
 //! be dead.
 
 use super::{FrontEndError, sys};
-use rustix::fs::FileType;
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
@@ -103,6 +103,29 @@ impl LoopDevice {
             thread::sleep(POLL);
         }
         Ok(())
+    }
+
+    /// Lets the device have the size of the file at `path`, which must be `size`, while it is in use.
+    pub fn resize(&self, path: &Path, size: u64, limit: Duration) -> Result<(), FrontEndError> {
+        let (this, path) = (self.clone(), path.to_path_buf());
+        sys::apart("resizing a loop device", limit, move || this.resize_here(&path, size))?
+    }
+
+    fn resize_here(&self, path: &Path, wanted: u64) -> Result<(), FrontEndError> {
+        let fail = |what, path: &Path, source| FrontEndError::Sys { what, path: path.into(), source };
+        // Asks the file's server, whatever the kernel remembers; from then on the kernel remembers the new size.
+        let flags = AtFlags::STATX_FORCE_SYNC;
+        statx(CWD, path, flags, StatxFlags::SIZE).map_err(|e| fail("look at", path, e.into()))?;
+        let device = self.open(false).map_err(|e| fail("open", &self.node, e))?;
+        sys::loop_set_capacity(&device).map_err(|e| fail("resize", &self.node, e))?;
+        let sectors = std::fs::read_to_string(format!("/sys/block/loop{}/size", self.number));
+        let sectors = sectors.map_err(|e| fail("measure", &self.node, e))?;
+        let found = sectors.trim().parse::<u64>().unwrap_or(0) * 512;
+        if found == wanted {
+            Ok(())
+        } else {
+            Err(FrontEndError::Size { path: self.node.clone(), found, wanted })
+        }
     }
 
     fn clear_here(&self, name: &str, claim: Option<Duration>) -> Result<(), FrontEndError> {

@@ -40,7 +40,8 @@ pub fn make_filesystem(device: &Path, filesystem: &str, limit: Duration) -> Resu
     run(command.arg(device), limit)
 }
 
-fn run(command: &mut Command, limit: Duration) -> Result<(), FrontEndError> {
+/// Runs a program, at most for `limit`, and keeps what it complains about.
+pub(super) fn run(command: &mut Command, limit: Duration) -> Result<(), FrontEndError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let fail = |detail: String| FrontEndError::Child { program: program.clone(), detail };
     let mut child = command

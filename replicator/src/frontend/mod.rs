@@ -6,7 +6,7 @@
 //! * [`fuse`] is the one that works everywhere: a FUSE file attached to a loop device.
 //! * [`nbd`] serves the NBD protocol on a Unix socket: for virtual machines, and to read a volume without mounting it.
 //! * [`stale`] cleans up what an earlier process of this node left behind.
-//! * [`probe`] and [`mkfs`] look at a device's first bytes and make filesystems.
+//! * [`probe`] and [`mkfs`] look at a device's first bytes and make filesystems; [`growfs`] makes them larger.
 //!
 //! Invariants: a request is answered at most once (later answers are dropped); a front end that is starting or
 //! stopping never waits for the engine on the engine's thread; every step of a stop is bounded. If the process
@@ -15,7 +15,9 @@
 
 #[cfg(test)]
 mod conformance;
+mod field;
 pub mod fuse;
+pub mod growfs;
 mod loopdev;
 pub mod mkfs;
 pub mod nbd;
@@ -114,6 +116,8 @@ pub enum FrontEndEvent {
     Ready(Device),
     /// A request to be answered with [`FrontEnd::reply`].
     Request(Request),
+    /// What came of [`FrontEnd::resize`].
+    Resized(Result<(), FrontEndError>),
     /// Starting failed and everything has been undone. Nothing follows.
     Failed(FrontEndError),
     /// A stop without force found the device still in use; requests are still served. To be stopped again.
@@ -160,6 +164,9 @@ pub trait FrontEnd: Send + Sync {
     /// is still mounted after a short wait is left alone ([`FrontEndEvent::StopRefused`]). With `force`, all
     /// pending and later I/O fails. Requests must be answered while a stop without force runs.
     fn stop(&self, force: bool);
+
+    /// Makes the device larger while it is in use; [`FrontEndEvent::Resized`] follows. Never smaller.
+    fn resize(&self, size_bytes: u64);
 
     /// Requests handed out and not answered.
     fn pending(&self) -> usize;
@@ -219,6 +226,22 @@ pub enum FrontEndError {
         program: String,
         /// Its complaint.
         detail: String,
+    },
+    /// The time for it has not come.
+    #[error("{detail}")]
+    Later {
+        /// What is waited for.
+        detail: String,
+    },
+    /// The kernel does not see the new size.
+    #[error("{path} has {found} bytes, not {wanted}", path = .path.display())]
+    Size {
+        /// The device.
+        path: PathBuf,
+        /// Its size.
+        found: u64,
+        /// What it should have.
+        wanted: u64,
     },
     /// Something took longer than it may.
     #[error("{what} did not end within {seconds} s")]

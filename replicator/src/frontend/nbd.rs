@@ -119,7 +119,8 @@ pub fn serve(
 ) -> Arc<NbdFrontEnd> {
     let (commands, inbox) = channel();
     let server = Server::new(export, map, sink.clone());
-    let front_end = Arc::new(NbdFrontEnd { server: Some(server.clone()), commands });
+    let front_end =
+        Arc::new(NbdFrontEnd { server: Some(server.clone()), commands, sink: Some(sink.clone()) });
     let events = sink.clone();
     let spawned =
         thread::Builder::new().name("front-end".into()).spawn(move || own(&server, &socket, &events, &inbox));
@@ -136,11 +137,13 @@ pub struct NbdFrontEnd {
     server: Option<Arc<Server>>,
     /// Stop; with or without force.
     commands: Sender<bool>,
+    /// None: it never began.
+    sink: Option<EventSink>,
 }
 
 impl NbdFrontEnd {
     fn ended() -> Self {
-        Self { server: None, commands: channel().0 }
+        Self { server: None, commands: channel().0, sink: None }
     }
 
     /// Bytes that clients have read.
@@ -160,6 +163,13 @@ impl FrontEnd for NbdFrontEnd {
     fn stop(&self, force: bool) {
         // Fails only after the end, when there is nothing to stop.
         let _ = self.commands.send(force);
+    }
+
+    fn resize(&self, size_bytes: u64) {
+        if let (Some(server), Some(sink)) = (&self.server, &self.sink) {
+            server.resize(size_bytes);
+            sink(FrontEndEvent::Resized(Ok(())));
+        }
     }
 
     fn pending(&self) -> usize {
@@ -185,7 +195,7 @@ fn own(server: &Arc<Server>, socket: &Path, sink: &EventSink, inbox: &Receiver<b
             return sink(FrontEndEvent::Failed(error));
         }
     };
-    let name = &server.export.name;
+    let name = server.name();
     tracing::info!(export = name, socket = %socket.display(), "serving NBD");
     let path = socket.to_path_buf();
     sink(FrontEndEvent::Ready(Device { host_path: path.clone(), local_path: path.clone(), symlink: path }));

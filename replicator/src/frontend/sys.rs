@@ -15,6 +15,7 @@ use std::time::Duration;
 
 // linux/loop.h
 const LOOP_CLR_FD: libc::c_ulong = 0x4C01;
+const LOOP_SET_CAPACITY: libc::c_ulong = 0x4C07;
 const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
 const LO_FLAGS_DIRECT_IO: u32 = 16;
@@ -127,6 +128,15 @@ pub(super) fn loop_configure(
 pub(super) fn loop_clear(device: &File) -> io::Result<()> {
     // SAFETY: the ioctl takes no argument.
     match unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CLR_FD) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Gives the device the size that its file has now.
+pub(super) fn loop_set_capacity(device: &File) -> io::Result<()> {
+    // SAFETY: the ioctl takes no argument.
+    match unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_CAPACITY) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

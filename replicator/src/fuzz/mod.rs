@@ -14,6 +14,8 @@ pub mod bytes;
 pub mod engine;
 pub mod handshake;
 pub mod metadata;
+#[cfg(test)]
+mod mutations;
 mod peer;
 #[cfg(test)]
 mod tests;

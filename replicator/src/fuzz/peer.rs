@@ -83,6 +83,7 @@ impl Peer {
             to: me.clone(),
             volume: VolumeName::new("vol").expect("a name"),
             size: if c.rarely(32) { size + BLOCK } else { size },
+            capacity: size + BLOCK,
             boot: BootId(self.boot),
             incarnation: self.incarnation,
             identity: self.mine.clone(),

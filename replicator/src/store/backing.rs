@@ -19,6 +19,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,7 +42,8 @@ pub struct BackingStore {
 struct Shared {
     file: File,
     path: PathBuf,
-    size_bytes: u64,
+    size_bytes: AtomicU64,
+    device: bool,
     queue: Mutex<Queue>,
     changed: Condvar,
     snapshot: Slot,
@@ -76,7 +78,7 @@ impl BackingStore {
     /// The file exists already or cannot be made; the device is absent or too small.
     pub fn create(backing: &Backing, size_bytes: u64) -> Result<(), StoreError> {
         let path = match backing {
-            Backing::Device(path) => return open_checked(path, size_bytes, true).map(|_| ()),
+            Backing::Device(path) => return open_checked(path, size_bytes, u64::MAX).map(|_| ()),
             Backing::File(path) => path,
         };
         let fail = |op: &str, source| StoreError::Io { op: op.into(), path: path.clone(), source };
@@ -104,13 +106,28 @@ impl BackingStore {
         size_bytes: u64,
         sink: impl Fn(Completion) + Send + Sync + 'static,
     ) -> Result<Self, StoreError> {
+        Self::open_growing(backing, size_bytes, size_bytes, sink)
+    }
+
+    /// Like [`Self::open`]; a file may be as large as `most` already, because making it larger was interrupted.
+    ///
+    /// # Errors
+    /// Like [`Self::open`].
+    pub fn open_growing(
+        backing: &Backing,
+        size_bytes: u64,
+        most: u64,
+        sink: impl Fn(Completion) + Send + Sync + 'static,
+    ) -> Result<Self, StoreError> {
         let path = path_of(backing).to_path_buf();
-        let file = open_checked(&path, size_bytes, matches!(backing, Backing::Device(_)))?;
+        let device = matches!(backing, Backing::Device(_));
+        let file = open_checked(&path, size_bytes, if device { u64::MAX } else { most })?;
         lock(&file, &path)?;
         let shared = Arc::new(Shared {
             file,
             path,
-            size_bytes,
+            size_bytes: AtomicU64::new(size_bytes),
+            device,
             queue: Mutex::default(),
             changed: Condvar::new(),
             snapshot: Slot::default(),
@@ -133,7 +150,7 @@ impl BackingStore {
     pub fn submit(&self, tag: u64, op: StoreOp) {
         let shared = &self.shared;
         let bad = op.range().is_some_and(|(r, _)| {
-            r.start % BLOCK != 0 || r.end % BLOCK != 0 || r.end > shared.size_bytes || r.is_empty()
+            r.start % BLOCK != 0 || r.end % BLOCK != 0 || r.end > shared.size() || r.is_empty()
         });
         if bad {
             let result = Err(StoreError::BadRange { op: op.describe(), path: shared.path.clone() });
@@ -155,7 +172,7 @@ impl BackingStore {
     /// # Errors
     /// The filesystem cannot be asked.
     pub fn allocated_ranges(&self) -> Result<Vec<Range<u64>>, StoreError> {
-        let (file, size) = (&self.shared.file, self.shared.size_bytes);
+        let (file, size) = (&self.shared.file, self.shared.size());
         let mut ranges: Vec<Range<u64>> = Vec::new();
         let mut at = 0;
         while at < size {
@@ -194,7 +211,7 @@ impl BackingStore {
         let failed = |source| self.shared.io("take a snapshot of", source);
         let store = self.shared.file.try_clone().map_err(failed)?;
         let data = || self.allocated_ranges().map_err(|e| io::Error::other(e.to_string()));
-        self.shared.snapshot.take(store, self.shared.size_bytes, dir, data).map_err(failed)
+        self.shared.snapshot.take(store, self.shared.size(), dir, data).map_err(failed)
     }
 
     /// Ends the snapshot, if there is one. Blocks until the changes in progress have ended.
@@ -205,7 +222,28 @@ impl BackingStore {
     /// Size of the volume in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.shared.size_bytes
+        self.shared.size()
+    }
+
+    /// Makes room for `size_bytes`, durably: a file is made longer by a hole, a device must be large enough already. Blocks.
+    /// What was there goes on meanwhile; nothing happens if there is that much room.
+    ///
+    /// # Errors
+    /// The file cannot be made longer, or the device is too small.
+    pub fn grow(&self, size_bytes: u64) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        // A descriptor of our own: where a shared one stands is others' affair.
+        let mut file = File::open(&shared.path).map_err(|e| shared.io("open", e))?;
+        let found = io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(|e| shared.io("measure", e))?;
+        if found < size_bytes {
+            if shared.device {
+                return Err(StoreError::Size { path: shared.path.clone(), found, wanted: size_bytes });
+            }
+            shared.file.set_len(size_bytes).map_err(|e| shared.io("set the size of", e))?;
+        }
+        shared.file.sync_all().map_err(|e| shared.io("flush", e))?;
+        shared.size_bytes.fetch_max(size_bytes, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Refuses new commands, finishes the submitted ones and unlocks. Waits at most `limit`; returns false if a
@@ -240,7 +278,7 @@ fn path_of(backing: &Backing) -> &Path {
     }
 }
 
-fn open_checked(path: &Path, size_bytes: u64, device: bool) -> Result<File, StoreError> {
+fn open_checked(path: &Path, size_bytes: u64, most: u64) -> Result<File, StoreError> {
     let fail = |source| StoreError::Io { op: "open".into(), path: path.into(), source };
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let fd = match rustix::fs::open(path, flags | OFlags::DIRECT, Mode::empty()) {
@@ -250,7 +288,7 @@ fn open_checked(path: &Path, size_bytes: u64, device: bool) -> Result<File, Stor
     };
     let file = File::from(fd.map_err(|e| fail(e.into()))?);
     let found = seek(&file, SeekFrom::End(0)).map_err(|e| fail(e.into()))?;
-    if found < size_bytes || (!device && found != size_bytes) {
+    if found < size_bytes || found > most {
         return Err(StoreError::Size { path: path.into(), found, wanted: size_bytes });
     }
     Ok(file)
@@ -308,6 +346,10 @@ impl Queue {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().expect("no panic under this lock")
+    }
+
+    fn size(&self) -> u64 {
+        self.size_bytes.load(Ordering::SeqCst)
     }
 
     fn closed(&self) -> StoreError {

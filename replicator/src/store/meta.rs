@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// Largest metadata file that is read: 8 peers × 32 MiB of bitmap per TiB, for some TiB. A larger file is damaged.
 const MAX_LEN: u64 = 2 << 30;
+/// What was written at once and left so much memory in small pieces, a whole bitmap mostly, gives it back to the kernel.
+const LARGE: usize = 1 << 20;
 
 /// An open metadata file with its thread. Commands are carried out in order; each is durable when it completes.
 /// After a failed one nothing is written any more ([`StoreError::Poisoned`]).
@@ -26,7 +28,8 @@ pub struct MetaFile {
 }
 
 struct Shared {
-    file: File,
+    /// The worker's; another one after the file was replaced.
+    file: Mutex<File>,
     path: PathBuf,
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -35,9 +38,34 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    waiting: Vec<(u64, Vec<(u64, Bytes)>)>,
+    waiting: Vec<Job>,
     closed: bool,
     ended: bool,
+}
+
+struct Job {
+    tag: u64,
+    /// A file of this length takes the present one's place, with nothing but these writes in it.
+    replace: Option<u64>,
+    writes: Vec<(u64, Bytes)>,
+}
+
+/// The name under which a file is made.
+fn aside(path: &Path) -> PathBuf {
+    let mut temp = path.as_os_str().to_owned();
+    temp.push(".new");
+    PathBuf::from(temp)
+}
+
+/// A new file of `len` zero bytes, allocated where that is possible.
+fn allocated(path: &Path, len: u64) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+    match fallocate(&file, FallocateFlags::empty(), 0, len) {
+        // Without preallocation a full disk shows up as a failed metadata write later.
+        Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(len)?,
+        other => other?,
+    }
+    Ok(file)
 }
 
 impl MetaFile {
@@ -52,16 +80,9 @@ impl MetaFile {
         }
         let dir = path.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(dir).map_err(|e| fail("make the directory of", e))?;
-        let mut temp = path.as_os_str().to_owned();
-        temp.push(".new");
-        let temp = PathBuf::from(temp);
+        let temp = aside(path);
         let write = || -> io::Result<()> {
-            let file = OpenOptions::new().write(true).create(true).truncate(true).open(&temp)?;
-            match fallocate(&file, FallocateFlags::empty(), 0, len) {
-                // Without preallocation a full disk shows up as a failed metadata write later.
-                Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(len)?,
-                other => other?,
-            }
+            let file = allocated(&temp, len)?;
             for (offset, bytes) in initial {
                 file.write_all_at(bytes, *offset)?;
             }
@@ -93,7 +114,7 @@ impl MetaFile {
         let mut content = Vec::new();
         file.read_to_end(&mut content).map_err(|e| fail("read", e))?;
         let shared = Arc::new(Shared {
-            file,
+            file: Mutex::new(file),
             path: path.into(),
             queue: Mutex::default(),
             changed: Condvar::new(),
@@ -110,13 +131,38 @@ impl MetaFile {
     /// Hands in writes (offset, bytes) that become durable together: all writes, then one fdatasync, then the
     /// completion. Never blocks. Not atomic in a power cut: the caller's formats must notice torn blocks.
     pub fn submit(&self, tag: u64, writes: Vec<(u64, Bytes)>) {
+        self.hand_in(Job { tag, replace: None, writes });
+    }
+
+    /// Makes the file with which [`Self::submit_whole`] replaces the present one, so that it cannot fail for want of space
+    /// then. Blocks.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub fn prepare(path: &Path, len: u64) -> Result<(), StoreError> {
+        let aside = aside(path);
+        let made = allocated(&aside, len).and_then(|file| file.sync_all());
+        made.map_err(|source| {
+            let _ = std::fs::remove_file(&aside);
+            StoreError::Io { op: format!("allocate {len} bytes for"), path: aside, source }
+        })
+    }
+
+    /// Like [`Self::submit`], for the whole content of a file of `len` bytes, otherwise zeroes, that takes the present
+    /// one's place: a crash leaves one or the other.
+    pub fn submit_whole(&self, tag: u64, len: u64, writes: Vec<(u64, Bytes)>) {
+        self.hand_in(Job { tag, replace: Some(len), writes });
+    }
+
+    fn hand_in(&self, job: Job) {
+        let tag = job.tag;
         let mut queue = self.shared.lock();
         if queue.closed {
             drop(queue);
             let result = Err(StoreError::Closed { path: self.shared.path.clone() });
             return (self.shared.sink)(Completion { tag, result });
         }
-        queue.waiting.push((tag, writes));
+        queue.waiting.push(job);
         drop(queue);
         self.shared.changed.notify_all();
     }
@@ -134,7 +180,7 @@ impl MetaFile {
             }
             queue = self.shared.changed.wait_timeout(queue, left).expect("no panic under this lock").0;
         }
-        let _ = flock(&self.shared.file, FlockOperation::Unlock);
+        let _ = flock(&*self.shared.file(), FlockOperation::Unlock);
         true
     }
 }
@@ -168,7 +214,8 @@ impl Shared {
                 std::mem::take(&mut queue.waiting)
             };
             let outcome = if first_error.is_some() { Ok(()) } else { self.write(&batch) };
-            for (tag, _) in batch {
+            let len: usize = batch.iter().flat_map(|job| &job.writes).map(|(_, bytes)| bytes.len()).sum();
+            for Job { tag, .. } in batch {
                 let result = match (&first_error, &outcome) {
                     (Some(first), _) => {
                         Err(StoreError::Poisoned { path: self.path.clone(), first: first.clone() })
@@ -185,15 +232,46 @@ impl Shared {
             if let Err(e) = outcome {
                 first_error = Some(e.to_string());
             }
+            if len >= LARGE {
+                crate::memory::trim();
+            }
         }
     }
 
-    fn write(&self, batch: &[(u64, Vec<(u64, Bytes)>)]) -> io::Result<()> {
-        for (offset, bytes) in batch.iter().flat_map(|(_, writes)| writes) {
-            self.file.write_all_at(bytes, *offset)?;
-        }
-        self.file.sync_data()
+    fn file(&self) -> MutexGuard<'_, File> {
+        self.file.lock().expect("no panic under this lock")
     }
+
+    fn write(&self, batch: &[Job]) -> io::Result<()> {
+        let mut file = self.file();
+        for job in batch {
+            match job.replace {
+                Some(len) => *file = self.replace(len, &job.writes)?,
+                None => write_all(&file, &job.writes)?,
+            }
+        }
+        file.sync_data()
+    }
+
+    /// The new file is complete and locked before it has the name.
+    fn replace(&self, len: u64, writes: &[(u64, Bytes)]) -> io::Result<File> {
+        let aside = aside(&self.path);
+        let prepared = OpenOptions::new().read(true).write(true).open(&aside).ok();
+        let file = match prepared.filter(|f| f.metadata().is_ok_and(|m| m.len() == len)) {
+            Some(file) => file,
+            None => allocated(&aside, len)?,
+        };
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        write_all(&file, writes)?;
+        file.sync_all()?;
+        std::fs::rename(&aside, &self.path)?;
+        File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+        Ok(file)
+    }
+}
+
+fn write_all(file: &File, writes: &[(u64, Bytes)]) -> io::Result<()> {
+    writes.iter().try_for_each(|(offset, bytes)| file.write_all_at(bytes, *offset))
 }
 
 #[cfg(test)]
@@ -253,5 +331,36 @@ mod tests {
     fn an_absent_file_is_named() {
         let error = MetaFile::open(Path::new("/nonexistent/web.meta"), |_| ()).err().unwrap().to_string();
         assert!(error.contains("cannot open /nonexistent/web.meta"), "{error}");
+    }
+
+    #[test]
+    fn a_whole_file_takes_the_old_ones_place_between_two_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("web.meta");
+        MetaFile::create(&path, 8192, &[(0, Bytes::from_static(b"old"))]).unwrap();
+        let (tx, rx) = channel();
+        let (meta, _) = MetaFile::open(&path, move |c| tx.send(c).unwrap()).unwrap();
+        MetaFile::prepare(&path, 16384).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 8192, "nothing has happened yet");
+        meta.submit(1, vec![(4096, Bytes::from_static(b"gone"))]);
+        meta.submit_whole(2, 16384, vec![(0, Bytes::from_static(b"new"))]);
+        meta.submit(3, vec![(12288, Bytes::from_static(b"last"))]);
+        for tag in 1..=3 {
+            let done = rx.recv_timeout(WAIT).unwrap();
+            assert_eq!(done.tag, tag);
+            done.result.unwrap();
+        }
+        assert!(matches!(MetaFile::open(&path, |_| ()), Err(StoreError::Locked { .. })), "it is locked, too");
+        // Without having been prepared, and with what an earlier attempt left.
+        std::fs::write(aside(&path), b"half of it").unwrap();
+        meta.submit_whole(4, 20480, vec![(0, Bytes::from_static(b"newer"))]);
+        rx.recv_timeout(WAIT).unwrap().result.unwrap();
+        assert!(meta.close(WAIT) && !aside(&path).exists());
+        let (_meta, content) = MetaFile::open(&path, |_| ()).unwrap();
+        assert_eq!((content.len(), &content[..5]), (20480, &b"newer"[..]));
+        assert!(content[5..].iter().all(|b| *b == 0), "nothing of the old one");
+        let error = MetaFile::prepare(&path, 1 << 60).unwrap_err().to_string();
+        assert!(error.contains("cannot allocate"), "{error}");
+        assert!(!aside(&path).exists());
     }
 }

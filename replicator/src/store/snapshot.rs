@@ -208,6 +208,8 @@ impl Snapshot {
         if self.is_broken.load(Ordering::SeqCst) {
             return;
         }
+        // The store may have grown since.
+        let range = range.start.min(self.size_bytes)..range.end.min(self.size_bytes);
         let began = Instant::now();
         for part in stripes(range) {
             let _stripe = self.stripe(part.start);

@@ -9,6 +9,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub enum Bug {
     /// A write counts as done by a peer when it is sent.
     AcknowledgedEarly,
+    /// A write counts as done by a peer when the peer's process has it in memory: DRBD's protocol B.
+    AcknowledgedOnReceipt,
+    /// A question for digests comes [`WRITES_LATE`] writes late: as if the range were not locked until it is asked.
+    AskedLate,
     /// A copied block counts as there when it is sent: its bit is cleared before the confirmation.
     CleanedEarly,
     /// A flush is answered and not done.
@@ -23,6 +27,8 @@ pub enum Bug {
 
 /// How many transactions.
 pub const LATE: usize = 4;
+/// How many writes overtake a question.
+pub const WRITES_LATE: u32 = 2;
 /// In how many seeds a bug may hide.
 const SEEDS: u64 = 600;
 
@@ -56,6 +62,12 @@ fn judged(bug: Bug) {
 #[test]
 fn an_acknowledgement_before_the_peer_has_it_is_found() {
     judged(Bug::AcknowledgedEarly);
+}
+
+/// Decision 0016: why protocol B is served as C.
+#[test]
+fn an_acknowledgement_on_receipt_is_found() {
+    judged(Bug::AcknowledgedOnReceipt);
 }
 
 #[test]

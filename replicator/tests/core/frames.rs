@@ -22,6 +22,7 @@ fn all() -> Vec<Message> {
         to: name(1),
         volume: VolumeName::new("webstore").expect("a name"),
         size: 1 << 30,
+        capacity: 2 << 30,
         boot: BootId(3),
         incarnation: 4,
         identity: Identity {
@@ -38,7 +39,12 @@ fn all() -> Vec<Message> {
     };
     let data = Bytes::from_static(b"block data");
     vec![
-        Message::Hello(Greeting { protocol: 1, ..greeting.clone() }),
+        // An older one says nothing of the room.
+        Message::Hello(Greeting { protocol: 1, capacity: 1 << 30, ..greeting.clone() }),
+        Message::Hello(Greeting { protocol: 3, capacity: 1 << 30, ..greeting.clone() }),
+        Message::Capacity(1 << 40),
+        Message::Offer(4096),
+        Message::OfferAck(4 << 40),
         Message::Hello(greeting.clone()),
         Message::Welcome(greeting.clone()),
         Message::Welcome(Greeting {

@@ -100,8 +100,8 @@ fn what_cannot_change_while_attached_is_refused() {
         w.nodes[0].engine.as_mut().and_then(|e| e.reconfigure(config, now).err()).unwrap_or_default()
     };
     let mut config = engine();
-    config.size_bytes *= 2;
-    assert!(refused(config).contains("size"));
+    config.size_bytes /= 2;
+    assert!(refused(config).contains("shrinks"));
     let mut config = engine();
     config.metadata = "/elsewhere".into();
     assert!(refused(config).contains("metadata"));

@@ -186,6 +186,47 @@ fn a_comparison_under_load_misses_nothing() {
     assert!(spared > 40 * EXTENT && broken > 3, "{spared} bytes, {broken} broken off");
 }
 
+/// The bits of what differs go when its copy has been flushed, not when the comparison is over. Here a checkpoint lies between:
+/// copies wait for the rate, and a pause has the target flush what was found to be the same.
+#[test]
+fn what_a_comparison_found_to_differ_stays_dirty_until_its_copy_is_flushed() {
+    let mut w = pair(8);
+    assert!(w.flush(0));
+    w.cut(0, 1);
+    w.desire(0, Role::Primary, 1, Vec::new(), false);
+    w.run_for(300 * MS);
+    assert!(w.write(0, 1024 + 5, 100));
+    w.crash(0, false);
+    // One block in every run that is compared.
+    (0..32).for_each(|run| w.nodes[0].disk.rot(1024 + run * 32 + 9));
+    w.start(0);
+    w.until("attached", LONG, |w| w.is_attached(0));
+    w.desire(0, Role::Primary, 1, Vec::new(), false);
+    w.serve(0, 1, Duration::from_secs(9999));
+    w.until("the device", LONG, |w| w.nodes[0].device);
+    w.rate = (256 << 10, 0);
+    w.reconfigure(0, BTreeSet::from([1])).expect("a rate");
+    w.mend(0, 1);
+    w.until("a comparison", LONG, |w| w.peer(0, 1).spared_bytes > 0);
+    w.pause_resync(0, true);
+    w.run_for(1000 * MS);
+    let (peer, paused) = (w.peer(0, 1), resync(&w).expect("it is paused"));
+    assert!(peer.dirty_bytes < paused.total_bytes, "the checkpoint has come: {peer:?}");
+    assert!(
+        paused.spared_bytes > 31 * peer.copied_bytes,
+        "and before a copy that was found to be needed: {peer:?}"
+    );
+    // Only the bits know it now.
+    w.cut(0, 1);
+    w.run_for(100 * MS);
+    w.rate = (0, 1 << 40);
+    w.reconfigure(0, BTreeSet::from([1])).expect("none");
+    w.pause_resync(0, false);
+    w.mend(0, 1);
+    w.until("resync", LONG, |w| w.peer(0, 1).resynced);
+    equal(&w);
+}
+
 #[test]
 fn where_most_of_it_differs_it_is_copied_without_asking() {
     let mut w = pair(4);

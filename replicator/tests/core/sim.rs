@@ -5,12 +5,14 @@
 //! *flushed* one if every member lost power); a deposed primary acknowledges nothing; once the faults stop, the
 //! group heals and the replicas are equal, block by block. Leaders verify now and then: while no block has rotted, no
 //! verify may ever find a difference; at the end one rots, and a verify under load must find just that and mend it.
-//! In some of them hosts are replaced meanwhile ([`hosts`]); in one of four a leader's disk fails ([`disks`]).
+//! In some of them hosts are replaced meanwhile ([`hosts`]), or the volume grows ([`growing`]); in one of four a leader's
+//! disk fails ([`disks`]).
 //!
 //! In two seeds of three a holder keeps the leader's device when its process dies: what was not answered is sent again,
 //! in any order of what does not overlap, to the process that takes the device over.
 
 mod disks;
+mod growing;
 mod hosts;
 
 use crate::bugs::Bug;
@@ -83,6 +85,7 @@ pub struct Sim {
     /// Bytes that each verify compared.
     compared: BTreeMap<u64, u64>,
     hosts: hosts::Hosts,
+    growing: growing::Growing,
     /// Reached by protocol A: never in the set, never waited for, and equal in the end.
     asynchronous: BTreeSet<usize>,
 }
@@ -103,6 +106,8 @@ pub struct Sums {
     /// Leaders that went on without a disk, and what was acknowledged by them.
     pub diskless: u64,
     pub diskless_acks: u64,
+    /// Bytes by which a device got larger under its clients.
+    pub grown: u64,
 }
 
 impl Sim {
@@ -139,6 +144,7 @@ impl Sim {
             spared: BTreeMap::new(),
             compared: BTreeMap::new(),
             hosts: hosts::Hosts::new(nodes),
+            growing: growing::Growing::default(),
             asynchronous: BTreeSet::new(),
         }
     }
@@ -195,7 +201,12 @@ impl Sim {
 
     /// What the promoted replica holds must be allowed; it is the truth from now on.
     fn check_promoted(&mut self, node: usize, fresh: bool) {
-        for block in used(self.w.size) {
+        if self.leader == Some(node) {
+            self.offers_enough(node);
+        }
+        // What is behind the volume's size is nobody's, yet.
+        let size = self.w.engine(node).status().size_bytes;
+        for block in used(size) {
             let found = self.w.nodes[node].disk.get(block);
             let h = self.history.entry(block).or_insert_with(|| History {
                 values: vec![0],
@@ -245,7 +256,7 @@ impl Sim {
             return self.read(leader, id);
         }
         // One extent is busy, the others are touched now and then.
-        let extents = self.w.size / BLOCK / EXTENT_BLOCKS;
+        let extents = self.exports(leader) / BLOCK / EXTENT_BLOCKS;
         let extent =
             if self.w.random.chance(600) { self.number % extents } else { self.w.random.below(extents) };
         let first = self.w.random.below(6);
@@ -729,6 +740,7 @@ impl Sim {
             }
             self.disks_fail();
             self.replace_hosts(true);
+            self.grow_volumes(true);
         }
         self.heal();
         self.rot();
@@ -742,6 +754,7 @@ impl Sim {
             resumed: self.resumed,
             diskless: self.disks.detached,
             diskless_acks: self.disks.acks,
+            grown: self.growing.online,
         }
     }
 
@@ -782,6 +795,7 @@ impl Sim {
             self.revive(true);
             self.agents(false);
             self.replace_hosts(false);
+            self.grow_volumes(false);
             let present =
                 self.insync.iter().filter(|(n, boot)| self.w.is_up(**n) && self.w.boot(**n) == **boot);
             let whole = present.count() == self.electorate()
@@ -789,7 +803,8 @@ impl Sim {
                 && self.others_caught_up()
                 && self.promoting.is_none()
                 && self.caught_up()
-                && self.hosts_agree();
+                && self.hosts_agree()
+                && self.grown();
             if whole
                 && self.issued.is_empty()
                 && self.flushes.is_empty()

@@ -202,17 +202,49 @@ fn policies_do_what_their_names_say() {
     ];
     for (i, (zero_primaries, one_primary, given_up)) in rows.into_iter().enumerate() {
         let policy = AfterSplitBrain { zero_primaries, one_primary, ..AfterSplitBrain::default() };
-        let mut w = met(20 + i as u64, policy);
+        let mut w = parted(20 + i as u64, policy);
+        w.mend(0, 1);
+        let begun = w.now;
         if given_up {
             resynced(&mut w);
+            assert!(w.now.since(begun) < 2000 * MS, "the first greeting says so: nobody asks a second time");
             assert_eq!(w.nodes[0].copies[0].1.get(FAR), 33, "a copy is kept, {policy:?}");
             assert!(w.alarms.iter().any(|a| a.contains("a copy is kept: copy-")), "and somebody is told");
         } else {
+            w.until("standing alone", LONG, |w| w.peer(1, 0).connection == ConnectionState::StandAlone);
             w.run_for(15_000 * MS);
             assert_eq!(w.nodes[0].disk.get(FAR), 33, "{policy:?}");
             assert!(w.nodes[0].copies.is_empty());
         }
     }
+}
+
+/// A copy that takes long is not waited for: the primary hears that they are apart, and of the end when it asks again. One for
+/// which there is no room is tried once per greeting.
+#[test]
+fn a_greeting_waits_for_a_copy_but_not_for_long() {
+    let policy = AfterSplitBrain { one_primary: OnePrimary::DiscardSecondary, ..Default::default() };
+    let mut w = parted(41, policy);
+    // Its end is durable later than anybody waits.
+    w.mend(0, 1);
+    w.until("the copy", LONG, |w| !w.nodes[0].copies.is_empty());
+    w.nodes[0].meta_held = true;
+    let begun = w.now;
+    w.until("standing alone", LONG, |w| w.peer(1, 0).connection == ConnectionState::StandAlone);
+    assert!((4000 * MS..6000 * MS).contains(&w.now.since(begun)), "{:?}", w.now.since(begun));
+    w.nodes[0].meta_held = false;
+    resynced(&mut w);
+    assert_eq!(w.nodes[0].copies.len(), 1);
+
+    let mut w = parted(42, policy);
+    w.nodes[0].no_room = true;
+    w.mend(0, 1);
+    let begun = w.now;
+    w.until("standing alone", LONG, |w| w.peer(1, 0).connection == ConnectionState::StandAlone);
+    assert!(w.now.since(begun) < 1000 * MS, "a failure is not waited for");
+    w.run_for(15_000 * MS);
+    assert_eq!(w.nodes[0].disk.get(FAR), 33);
+    assert!(w.alarms.iter().any(|a| a.contains("no room")), "{:?}", w.alarms);
 }
 
 /// A side that wrote nothing since is the one that can be given up without loss.
@@ -244,4 +276,46 @@ fn zero_changes_are_found_and_given_up() {
     assert_eq!(w.nodes[0].disk.get(1), 12);
     assert_eq!(w.nodes[0].copies.len(), 1);
     assert!(w.size / BLOCK > FAR);
+}
+
+/// beta follows alpha and is at odds with gamma, which led against all rules; its disk is full, and a write of alpha's waits
+/// there for space when a person gives beta's data up.
+#[test]
+fn a_full_replica_whose_data_is_given_up_writes_nothing_more_into_it() {
+    let mut w = World::with_idle(3, SIZE, 8, 100 * MS);
+    w.promote_first(0);
+    w.admit(0, 1, 1);
+    w.admit(0, 2, 1);
+    assert!(w.write(0, 1, 11) && w.flush(0));
+    w.cut(0, 2);
+    w.cut(1, 2);
+    let beta = vec![w.member(1)];
+    w.desire(0, Role::Primary, 1, beta.clone(), false);
+    w.run_for(100 * MS);
+    assert!(w.write(0, 2, 22) && w.flush(0), "gamma lacks it");
+    w.desire(2, Role::Primary, 2, Vec::new(), false);
+    w.serve(2, 2, Duration::from_secs(999));
+    w.until("gamma to lead", LONG, |w| w.nodes[2].device);
+    assert!(w.write(2, 1, 12) && w.flush(2));
+    w.cut(0, 1);
+    w.mend(1, 2);
+    w.until("beta to be asked by gamma", LONG, |w| w.peer(1, 2).apart.is_some());
+    w.cut(1, 2);
+    w.mend(0, 1);
+    w.desire(0, Role::Primary, 3, beta, false);
+    w.serve(0, 3, Duration::from_secs(999));
+    w.until("beta to follow alpha", LONG, |w| w.peer(0, 1).connection == ConnectionState::Connected);
+    w.nodes[1].no_space = true;
+    assert!(!w.write(0, FAR, 33), "it waits for beta");
+    w.until("beta to be full", LONG, |w| w.engine(1).status().full);
+    w.cut(0, 1);
+    let token = w.discard(1, true);
+    w.until("the answer", LONG, |w| w.nodes[1].done.contains_key(&token));
+    assert_eq!(w.nodes[1].done[&token], Ok(()));
+    w.nodes[1].no_space = false;
+    w.run_for(3000 * MS);
+    let (_, copy) = &w.nodes[1].copies[0];
+    assert_eq!((copy.get(2), copy.get(FAR)), (22, 0), "what beta has acknowledged");
+    assert_eq!(w.nodes[1].disk.get(FAR), 0, "what was copied is what is given up");
+    assert!(!w.engine(1).status().full);
 }

@@ -1,6 +1,7 @@
 //! Verify, one test per promise: a difference is found and marked, nothing else is, a repair mends it and costs the
 //! peer nothing, interruptions are survived or named.
 
+use crate::bugs::Bug;
 use crate::world::{BLOCK, World, data};
 use baton_replicator::api::VerifyState;
 use baton_replicator::core::engine::{Event, FrontOp, Token};
@@ -119,6 +120,52 @@ fn writes_that_never_stop_raise_no_false_alarm_and_do_not_wait_for_answers() {
     let v = w.verified(0);
     assert_eq!((v.state, v.mismatched_bytes, v.unconfirmed), (VerifyState::Done, 0, 0));
     assert!(id > 150, "{id} writes");
+}
+
+/// Verifies without a pause while `writes` writes go into what is being compared. How many bytes differed, as it was told or only
+/// at the first look, and how much was compared.
+fn loaded(seed: u64, writes: u64, bug: Option<Bug>) -> (u64, u64) {
+    let mut w = pair(seed);
+    w.bug = bug;
+    let (mut id, mut answered, mut runs, mut alarms, mut compared) = (0, 0, 0, 0, 0);
+    while id < writes && alarms == 0 {
+        if runs == 0 || !w.verified(0).state.is_running() {
+            runs += 1;
+            // With repair: marks of a false alarm would be wiped out by what it copies.
+            assert_eq!(w.verify(0, runs, runs % 2 == 0), Ok(()));
+        }
+        let v = w.verified(0);
+        let at = (v.checked_bytes / BLOCK + w.random.below(24)).min(SIZE / BLOCK - 4);
+        w.step();
+        answered += std::mem::take(&mut w.nodes[0].replies).len() as u64;
+        let v = w.verified(0);
+        alarms = v.mismatched_bytes + v.unconfirmed;
+        if !v.state.is_running() {
+            assert_eq!(v.state, VerifyState::Done);
+            compared += v.checked_bytes;
+        }
+        if id - answered < 16 {
+            id += 1;
+            let op = match id % 9 {
+                0 => FrontOp::Discard(w.range(at, 2)),
+                1 => FrontOp::Zero(w.range(at, 1)),
+                n => FrontOp::Write(at * BLOCK, data(id, 1 + n % 3)),
+            };
+            w.request(0, id, op);
+        }
+    }
+    (alarms, compared)
+}
+
+/// An hour of load raises no false alarm; this is a good part of the writes of one. And it would, if what is compared were not
+/// locked until the other side has been asked.
+#[test]
+fn a_long_load_into_what_is_compared_raises_no_false_alarm_and_would_without_the_lock() {
+    let (alarms, compared) = loaded(11, 20_000, None);
+    assert_eq!(alarms, 0);
+    assert!(compared >= 4 * SIZE, "{compared} bytes");
+    let (alarms, _) = loaded(11, 20_000, Some(Bug::AskedLate));
+    assert!(alarms > 0, "the same load finds a missing lock");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A small world for engines: disks with volatile caches, metadata files that tear, links that cut and stall,
 //! processes that die. Everything in it is decided by one seeded generator.
 
-use crate::bugs::{Bug, LATE};
+use crate::bugs::{Bug, LATE, WRITES_LATE};
 use baton_replicator::api::{
     Backing, Desired, DiscardRequest, Membership, PeerConfig, VerifyRequest, VerifyStatus, VolumeConfig,
 };
@@ -9,7 +9,7 @@ use baton_replicator::core::digest::digests;
 use baton_replicator::core::engine::{
     Action, Engine, Event, Fault, FrontOp, LOG_IDLE, SessionId, Setup, StoreOp, Token, VERIFY_CHUNK,
 };
-use baton_replicator::core::frame::{Frame, Message};
+use baton_replicator::core::frame::{Frame, Message, PROTOCOL};
 use baton_replicator::core::meta::{ACTLOG_AT, BITMAP_AT};
 use baton_replicator::core::range::Range;
 use baton_replicator::core::split_brain::AfterSplitBrain;
@@ -54,6 +54,10 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// Blocks hold something that nobody wrote.
+    fn junk(&mut self, blocks: std::ops::Range<u64>) {
+        blocks.for_each(|block| self.harden(block, 0xbad << 40 | block));
+    }
     /// A block rots, durably and unnoticed.
     pub fn rot(&mut self, block: u64) {
         let value = self.get(block) ^ 0xdead_0000_0000_0000;
@@ -124,6 +128,9 @@ pub fn data(value: u64, blocks: u64) -> Bytes {
     bytes.into()
 }
 
+/// Tag, length of a whole new file, writes.
+pub type MetaJob = (u64, Option<u64>, Vec<(u64, Bytes)>);
+
 pub struct Node {
     pub name: NodeName,
     pub engine: Option<Engine>,
@@ -131,13 +138,24 @@ pub struct Node {
     pub meta: Vec<u8>,
     pub host_boot: u64,
     pub store: Vec<(u64, StoreOp)>,
-    pub metas: VecDeque<(u64, Vec<(u64, Bytes)>)>,
+    /// Metadata transactions; with a length, a whole new file.
+    pub metas: VecDeque<MetaJob>,
     pub events: VecDeque<Event>,
     pub dials: BTreeSet<usize>,
     pub replies: Vec<(u64, Result<Bytes, ()>)>,
     pub done: BTreeMap<u64, Result<(), String>>,
     pub next_tick: Instant,
     pub device: bool,
+    /// Its size.
+    pub device_size: u64,
+    /// The size that its agent has configured.
+    pub size: u64,
+    /// What its backing store holds; larger ones cannot be had.
+    pub store_size: u64,
+    pub most: u64,
+    /// What is found on the device, and how often it was made larger.
+    pub filesystem: Option<String>,
+    pub filled: u64,
     /// A holder keeps the device when the process dies.
     pub keeps: bool,
     /// It has kept it: what was not answered waits.
@@ -164,6 +182,8 @@ pub struct Node {
     pub no_space: bool,
     /// It is of the release before: its Hello says version 1, and it does not understand more.
     pub old: bool,
+    /// It is of a release with this protocol version.
+    pub speaks: u16,
     /// Its answers to questions for digests are lost.
     pub mute: bool,
     /// There is no room for a copy of its disk.
@@ -177,7 +197,12 @@ pub struct Node {
 }
 
 impl Node {
-    fn new(name: NodeName, peers: BTreeSet<usize>, now: Instant) -> Self {
+    /// The protocol version it knows.
+    fn version(&self) -> u16 {
+        if self.old { 1 } else { self.speaks }
+    }
+
+    fn new(name: NodeName, peers: BTreeSet<usize>, size: u64, now: Instant) -> Self {
         Self {
             name,
             engine: None,
@@ -192,6 +217,12 @@ impl Node {
             done: BTreeMap::new(),
             next_tick: now,
             device: false,
+            device_size: 0,
+            size,
+            store_size: size,
+            most: u64::MAX,
+            filesystem: None,
+            filled: 0,
             keeps: false,
             left: false,
             taken_over: false,
@@ -205,6 +236,7 @@ impl Node {
             hangs: false,
             no_space: false,
             old: false,
+            speaks: PROTOCOL,
             mute: false,
             no_room: false,
             copies: Vec::new(),
@@ -214,11 +246,14 @@ impl Node {
     }
 }
 
+/// A frame as the transport has it.
+type Encoded = (u16, Vec<u8>, Bytes);
+
 pub struct Link {
     pub ends: [(usize, SessionId); 2],
     pub open: [bool; 2],
     /// Frames on their way to end 0 and end 1.
-    pub queues: [VecDeque<(u16, Vec<u8>, Bytes)>; 2],
+    pub queues: [VecDeque<Encoded>; 2],
 }
 
 pub struct World {
@@ -242,10 +277,14 @@ pub struct World {
     pub protocols: BTreeMap<usize, Protocol>,
     /// What resolves split brains; for engines started from now on.
     pub after_split_brain: AfterSplitBrain,
+    /// Disks that are exchanged are not blank.
+    pub used_disks: bool,
     /// What is wrong with all of it.
     pub bug: Option<Bug>,
-    /// What was acknowledged before its time, by the primary's session and number: [`Bug::AcknowledgedEarly`].
+    /// What was acknowledged before its time, by the primary's session and number: see [`Bug`].
     early: BTreeSet<(SessionId, u64)>,
+    /// Questions that are held back, and behind how many writes still: [`Bug::AskedLate`].
+    late: Vec<(usize, SessionId, Encoded, u32)>,
     last_session: u64,
     pub last_token: u64,
 }
@@ -285,14 +324,16 @@ impl World {
             alarms: Vec::new(),
             protocols: BTreeMap::new(),
             after_split_brain: AfterSplitBrain::default(),
+            used_disks: false,
             bug: None,
             early: BTreeSet::new(),
+            late: Vec::new(),
             last_session: 0,
             last_token: 0,
         };
         for i in 0..nodes {
             let peers = (0..nodes).filter(|p| *p != i).collect();
-            world.nodes.push(Node::new(name(i), peers, world.now));
+            world.nodes.push(Node::new(name(i), peers, size, world.now));
         }
         for i in 0..nodes {
             world.create(i);
@@ -312,20 +353,25 @@ impl World {
     pub fn wipe(&mut self, i: usize) {
         assert!(!self.is_up(i), "its process uses it");
         self.nodes[i].disk = Disk::default();
+        self.nodes[i].store_size = self.nodes[i].size;
+        if self.used_disks {
+            let blocks = self.nodes[i].size / BLOCK;
+            self.nodes[i].disk.junk(0..blocks);
+        }
         self.create(i);
     }
 
     /// A machine that was never part of anything, with an empty disk. It does not run yet.
     pub fn join(&mut self, peers: BTreeSet<usize>) -> usize {
         let i = self.nodes.len();
-        self.nodes.push(Node::new(name(i), peers, self.now));
+        self.nodes.push(Node::new(name(i), peers, self.size, self.now));
         self.create(i);
         i
     }
 
     /// Its agent configures other peers. Says whether the agent would look again.
     pub fn reconfigure(&mut self, i: usize, peers: BTreeSet<usize>) -> Result<bool, String> {
-        let config = self.config(&peers);
+        let config = self.config(&peers, self.nodes[i].size);
         let now = self.now;
         let actions = self.nodes[i].engine.as_mut().expect("it runs").reconfigure(config, now)?;
         self.nodes[i].peers = peers;
@@ -334,12 +380,27 @@ impl World {
         Ok(told)
     }
 
-    fn config(&self, peers: &BTreeSet<usize>) -> VolumeConfig {
+    /// Its agent configures a larger volume; it need not run.
+    pub fn grow(&mut self, i: usize, size: u64) -> Result<(), String> {
+        let before = std::mem::replace(&mut self.nodes[i].size, size);
+        if !self.is_up(i) {
+            return Ok(());
+        }
+        let peers = self.nodes[i].peers.clone();
+        self.reconfigure(i, peers).map(|_| ()).inspect_err(|_| self.nodes[i].size = before)
+    }
+
+    /// What a growth waits for, as this node sees it; none: there is none.
+    pub fn growth(&self, i: usize) -> Option<String> {
+        self.engine(i).status().growth.map(|g| g.waits)
+    }
+
+    fn config(&self, peers: &BTreeSet<usize>, size_bytes: u64) -> VolumeConfig {
         let address = "127.0.0.1:1".parse().expect("an address");
         VolumeConfig {
             volume: VolumeName::new("vol").expect("a name"),
             group: GroupName::new("web").expect("a name"),
-            size_bytes: self.size,
+            size_bytes,
             backing: Backing::File("/x".into()),
             metadata: "/x".into(),
             peers: peers
@@ -362,7 +423,7 @@ impl World {
     fn setup(&mut self, i: usize) -> Setup {
         Setup {
             node: name(i),
-            config: self.config(&self.nodes[i].peers),
+            config: self.config(&self.nodes[i].peers, self.nodes[i].size),
             host_boot: format!("boot-{}", self.nodes[i].host_boot),
             seed: self.random.next(),
             log_idle: self.log_idle,
@@ -392,7 +453,16 @@ impl World {
             }
         }
         // What was handed in may be written in part, also torn at sectors when the power fails.
-        for (_, writes) in std::mem::take(&mut node.metas) {
+        for (_, whole, writes) in std::mem::take(&mut node.metas) {
+            if let Some(len) = whole {
+                // It has its name, or not; what was to follow was meant for it.
+                if random.chance(500) {
+                    node.meta = vec![0; len as usize];
+                    write_all(&mut node.meta, &writes);
+                    continue;
+                }
+                break;
+            }
             for (offset, bytes) in writes {
                 for (i, sector) in bytes.chunks(512).enumerate() {
                     let keep = if power { random.chance(500) } else { i > 0 || random.chance(500) };
@@ -470,7 +540,30 @@ impl World {
         for action in actions {
             match action {
                 Action::Store { tag, op } => self.nodes[i].store.push((tag, op)),
-                Action::Meta { tag, writes } => self.nodes[i].metas.push_back((tag, writes)),
+                Action::Meta { tag, writes } => self.nodes[i].metas.push_back((tag, None, writes)),
+                Action::MetaReplace { tag, len, writes } => {
+                    self.nodes[i].metas.push_back((tag, Some(len), writes));
+                }
+                Action::Grow { size, .. } => {
+                    let node = &mut self.nodes[i];
+                    let room = size <= node.most;
+                    if room && size > node.store_size {
+                        // As on a logical volume: who had the blocks before has left something.
+                        node.disk.junk(node.store_size / BLOCK..size / BLOCK);
+                        node.store_size = size;
+                    }
+                    let result = if room { Ok(()) } else { Err(format!("there are {} bytes", node.most)) };
+                    node.events.push_back(Event::Grown(result));
+                }
+                Action::Resize(size) => {
+                    assert!(size >= self.nodes[i].device_size, "a device never shrinks");
+                    self.nodes[i].device_size = size;
+                    self.nodes[i].events.push_back(Event::Resized(Ok(())));
+                }
+                Action::GrowFilesystem(_) => {
+                    self.nodes[i].filled += 1;
+                    self.nodes[i].events.push_back(Event::FilesystemGrown(Ok(())));
+                }
                 Action::Send { session, frame } => {
                     if self.acknowledges_early(i, session, &frame) {
                         continue;
@@ -479,16 +572,16 @@ impl World {
                         continue;
                     }
                     let mut frame = frame;
-                    if let (true, Message::Hello(greeting)) = (self.nodes[i].old, &mut frame.message) {
-                        greeting.protocol = 1;
+                    if let Message::Hello(greeting) = &mut frame.message {
+                        greeting.protocol = greeting.protocol.min(self.nodes[i].version());
                     }
-                    let (kind, head, body) = frame.encode();
-                    for link in &mut self.links {
-                        for end in 0..2 {
-                            if link.ends[end] == (i, session) && link.open[end] && link.open[1 - end] {
-                                link.queues[1 - end].push_back((kind, head.clone(), body.clone()));
-                            }
-                        }
+                    if self.bug == Some(Bug::AskedLate) && matches!(frame.message, Message::Digest { .. }) {
+                        self.late.push((i, session, frame.encode(), WRITES_LATE));
+                        continue;
+                    }
+                    self.on_its_way(i, session, frame.encode());
+                    if matches!(frame.message, Message::Write { .. } | Message::Zero { .. }) {
+                        self.asks_late(i, session);
                     }
                 }
                 Action::Close { session, .. } => {
@@ -515,6 +608,10 @@ impl World {
                     } else {
                         Ok("/dev/loop7".into())
                     };
+                    let size = self.engine(i).exportable();
+                    let left = self.nodes[i].left && self.nodes[i].device_size > size;
+                    assert!(!left, "{} has forgotten how large its device is", name(i));
+                    self.nodes[i].device_size = size;
                     self.nodes[i].device = result.is_ok();
                     self.nodes[i].taken_over = std::mem::take(&mut self.nodes[i].left) && result.is_ok();
                     self.nodes[i].events.push_back(Event::FrontEndStarted(result));
@@ -524,7 +621,10 @@ impl World {
                     self.nodes[i].left = false;
                     self.nodes[i].events.push_back(Event::FrontEndStopped(Ok(())));
                 }
-                Action::Probe(_) => self.nodes[i].events.push_back(Event::Probed(None)),
+                Action::Probe(_) => {
+                    let found = self.nodes[i].filesystem.clone();
+                    self.nodes[i].events.push_back(Event::Probed(found));
+                }
                 Action::Done { token, result } => {
                     self.nodes[i].done.insert(token.0, result.map_err(|p| p.to_string()));
                 }
@@ -549,6 +649,7 @@ impl World {
     /// Answers for the peer what a bug takes for done; says whether this is the peer's own answer, which comes too late.
     fn acknowledges_early(&mut self, i: usize, session: SessionId, frame: &Frame) -> bool {
         let (write, copy) = (self.bug == Some(Bug::AcknowledgedEarly), self.bug == Some(Bug::CleanedEarly));
+        let received = self.bug == Some(Bug::AcknowledgedOnReceipt);
         match &frame.message {
             Message::Write { seq, .. } | Message::Zero { seq, .. } if write => {
                 self.answer(i, session, frame, *seq)
@@ -556,7 +657,7 @@ impl World {
             Message::Copy { seq, .. } | Message::CopyZero { seq, .. } if copy => {
                 self.answer(i, session, frame, *seq)
             }
-            Message::Ack(seq) if write || copy => {
+            Message::Ack(seq) if write || copy || received => {
                 let mut primary = self.links.iter().filter_map(|link| {
                     (0..2).find(|end| link.ends[*end] == (i, session)).map(|end| link.ends[1 - end].1)
                 });
@@ -565,6 +666,42 @@ impl World {
             _ => {}
         }
         false
+    }
+
+    fn on_its_way(&mut self, i: usize, session: SessionId, frame: Encoded) {
+        for link in &mut self.links {
+            for end in 0..2 {
+                if link.ends[end] == (i, session) && link.open[end] && link.open[1 - end] {
+                    link.queues[1 - end].push_back(frame.clone());
+                }
+            }
+        }
+    }
+
+    /// A write has gone out: the questions that were held back for it follow.
+    fn asks_late(&mut self, i: usize, session: SessionId) {
+        for late in self.late.iter_mut().filter(|l| (l.0, l.1) == (i, session)) {
+            late.3 -= 1;
+        }
+        self.ask_late(|left| left == 0);
+    }
+
+    fn ask_late(&mut self, due: impl Fn(u32) -> bool) {
+        let (now, later) = std::mem::take(&mut self.late).into_iter().partition(|l| due(l.3));
+        self.late = later;
+        let now: Vec<(usize, SessionId, Encoded, u32)> = now;
+        now.into_iter().for_each(|(i, session, frame, _)| self.on_its_way(i, session, frame));
+    }
+
+    /// Answers in the peer's name as soon as its process has a write in memory; its own answer is swallowed later.
+    fn acknowledges_on_receipt(&mut self, link: usize, end: usize, frame: &Frame) {
+        let (Message::Write { seq, .. } | Message::Zero { seq, .. }) = &frame.message else { return };
+        if self.bug == Some(Bug::AcknowledgedOnReceipt) {
+            let primary = self.links[link].ends[1 - end].1;
+            self.early.insert((primary, *seq));
+            let answer = Frame { epoch: frame.epoch, message: Message::Ack(*seq) };
+            self.links[link].queues[1 - end].push_back(answer.encode());
+        }
     }
 
     fn answer(&mut self, i: usize, session: SessionId, frame: &Frame, seq: u64) {
@@ -623,6 +760,7 @@ impl World {
         let due = (0..self.nodes.len()).find(|i| self.is_up(*i) && self.nodes[*i].next_tick <= self.now);
         if let Some(i) = due {
             self.nodes[i].next_tick = self.now.plus(Duration::from_millis(50));
+            self.ask_late(|_| true);
             self.give(i, Event::Tick);
             self.drops_peers(i);
             return true;
@@ -661,11 +799,17 @@ impl World {
 
     /// The oldest metadata transaction becomes durable.
     pub fn finish_meta(&mut self, i: usize) -> bool {
-        let Some((tag, writes)) = self.nodes[i].metas.pop_front() else { return false };
+        let Some((tag, whole, writes)) = self.nodes[i].metas.pop_front() else { return false };
         let node = &mut self.nodes[i];
         if node.meta_broken {
             let result = Err("cannot write: I/O error".to_owned());
             self.give(i, Event::MetaDone { tag, result });
+            return true;
+        }
+        if let Some(len) = whole {
+            node.meta = vec![0; len as usize];
+            write_all(&mut node.meta, &writes);
+            self.give(i, Event::MetaDone { tag, result: Ok(()) });
             return true;
         }
         let writes = match self.bug {
@@ -754,11 +898,14 @@ impl World {
                     continue;
                 }
                 if let Some((kind, head, body)) = link.queues[end].pop_front() {
-                    let too_new = kind > 22 || matches!(kind, 1 | 2) && head[16] > 1;
+                    let version = self.nodes[i].version();
+                    let too_new =
+                        kind > last_kind(version) || matches!(kind, 1 | 2) && u16::from(head[16]) > version;
                     let frame = Frame::decode(kind, &head, body).expect("our own frames decode");
+                    self.acknowledges_on_receipt(l, end, &frame);
                     self.give(
                         i,
-                        match self.nodes[i].old && too_new {
+                        match too_new {
                             true => Event::Nonsense { session, reason: "version".into() },
                             false => Event::Frame { session, frame },
                         },
@@ -810,10 +957,11 @@ impl World {
                         })
                         .collect();
                     format!(
-                        "{}: {:?} {:?} epoch {} gen {} boot {} frozen {:?} required {:?} [{}]",
+                        "{}: {:?} {:?} {:?} epoch {} gen {} boot {} frozen {:?} required {:?} [{}]",
                         n.name,
                         s.role,
                         s.disk,
+                        (s.size_bytes, n.size, n.device_size, s.growth.map(|g| g.waits)),
                         s.epoch,
                         s.generation,
                         s.boot,
@@ -936,6 +1084,16 @@ impl World {
 
     pub fn range(&self, first: u64, blocks: u64) -> Range {
         Range::new(first * BLOCK, blocks * BLOCK).expect("a range")
+    }
+}
+
+/// The last kind of frame that a version knows.
+fn last_kind(version: u16) -> u16 {
+    match version {
+        1 => 22,
+        2 => 24,
+        3 => 26,
+        _ => u16::MAX,
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! * `blocks`, `files`, `mariadb`: both replicas lie on disks that record what they are asked (`disk`, `log`). The power
 //!   is cut at random moments (`cut` has the rules), and what each disk may then hold is looked at.
-//! * `power`: the power of both hosts is cut, and replicators start on what is left.
+//! * `power`: the power of all hosts is cut, and replicators start on what is left.
+//! * `takeover`: a leader with three standbys dies in the middle of writes; each standby has missed something else.
 //! * `tools`: fio and fsx on the device and on filesystems, then both replicas are compared byte by byte.
 //!
 //! Needs root, /dev/fuse and what `compose/scripts/setup.sh test` installs. `BATON_CRASH_ROUNDS=10` does ten times as much,
@@ -20,6 +21,7 @@ mod power;
 #[path = "../rig/mod.rs"]
 #[allow(dead_code, reason = "the worker's tests use the rest")]
 mod rig;
+mod takeover;
 mod tools;
 
 use cut::Cuts;
@@ -84,7 +86,7 @@ fn work_while_workers_die<T: Send>(
         reached(1);
         pair.alpha.kill_worker();
         reached(2);
-        pair.beta.kill_worker();
+        pair.secondaries().iter().for_each(|host| host.kill_worker());
         reached(3);
         stop.store(true, Ordering::SeqCst);
         working.join().unwrap()
@@ -96,35 +98,38 @@ fn work_while_workers_die<T: Send>(
 /// A pair whose replicas lie on disks that record. Dropped in this order.
 struct Stage {
     pair: Pair,
-    _disks: [Disk; 2],
+    _disks: Vec<Disk>,
     log: Arc<Log>,
     size_bytes: u64,
     dir: tempfile::TempDir,
 }
 
 /// The disks' numbers in the log.
-const REPLICAS: [&str; 2] = ["the primary's replica", "the secondary's replica"];
+const REPLICAS: [&str; 3] =
+    ["the primary's replica", "the secondary's replica", "the other secondary's replica"];
 
 impl Stage {
-    fn start(size_bytes: u64, seed: u64) -> Self {
+    fn start(hosts: usize, size_bytes: u64, seed: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log = Arc::<Log>::default();
-        let disks = [0, 1].map(|n| Disk::start(dir.path(), &log, n, size_bytes, seed + n as u64));
-        let on = |n: usize| Some(disks[n].device.clone());
-        let pair = Pair::bare([0, 1].map(|n| Replica { size_bytes, device: on(n), dir: None }), 1);
+        let disk = |n| Disk::start(dir.path(), &log, n, size_bytes, seed + n as u64);
+        let disks: Vec<Disk> = (0..hosts).map(disk).collect();
+        let on = |disk: &Disk| Replica { size_bytes, device: Some(disk.device.clone()), dir: None };
+        let pair = Pair::of(disks.iter().map(on).collect(), 1);
         Self { pair, _disks: disks, log, size_bytes, dir }
     }
 
     /// The replicators end; their logs and a directory stay.
     fn end(self) -> Recording {
-        let Self { log, size_bytes, dir, .. } = self;
-        Recording { log, size_bytes, dir }
+        let Self { log, size_bytes, dir, _disks: disks, .. } = self;
+        Recording { log, hosts: disks.len(), size_bytes, dir }
     }
 }
 
 /// What is left of a stage.
 struct Recording {
     log: Arc<Log>,
+    hosts: usize,
     size_bytes: u64,
     dir: tempfile::TempDir,
 }
@@ -141,7 +146,7 @@ impl Recording {
         filesystem: Filesystem,
         look: impl Fn(&Path, Tick) -> Result<(), String>,
     ) -> Result<(), String> {
-        for (disk, name) in REPLICAS.iter().enumerate() {
+        for (disk, name) in REPLICAS.iter().enumerate().take(self.hosts) {
             let mut random = StdRng::seed_from_u64(seed + disk as u64);
             let mut cuts = Cuts::new(&self.log, disk, self.size_bytes);
             let moments = cuts.moments(confirmed);
@@ -161,13 +166,12 @@ impl Recording {
     }
 }
 
-#[test]
-fn each_replica_holds_what_a_flush_confirmed_after_a_power_cut_at_any_moment() {
+fn each_replica_holds_what_a_flush_confirmed(hosts: usize) {
     if !available() {
         return;
     }
     let (seed, size_bytes) = (seed(), 8 << 20);
-    let stage = Stage::start(size_bytes, seed);
+    let stage = Stage::start(hosts, size_bytes, seed);
     let device = stage.pair.device.clone();
     let (history, _) = work_while_workers_die(&stage.pair, &stage.log, 2000, |stop| {
         blocks::write(&device, size_bytes / baton_replicator::store::BLOCK, seed, &stage.log, stop)
@@ -175,7 +179,7 @@ fn each_replica_holds_what_a_flush_confirmed_after_a_power_cut_at_any_moment() {
     std::fs::File::open(&device).unwrap().sync_all().unwrap();
     let last = stage.log.tick();
     let log = stage.end().log;
-    for (disk, name) in REPLICAS.iter().enumerate() {
+    for (disk, name) in REPLICAS.iter().enumerate().take(hosts) {
         let ops = log.of(disk);
         let cut = |ops: Vec<_>| history.cut(Cuts::of(ops, size_bytes), last, 100 * rounds(), seed);
         println!("{name}: {} requests", ops.len());
@@ -189,12 +193,22 @@ fn each_replica_holds_what_a_flush_confirmed_after_a_power_cut_at_any_moment() {
     }
 }
 
+#[test]
+fn each_replica_holds_what_a_flush_confirmed_after_a_power_cut_at_any_moment() {
+    each_replica_holds_what_a_flush_confirmed(2);
+}
+
+#[test]
+fn each_of_three_replicas_holds_what_a_flush_confirmed_after_a_power_cut_at_any_moment() {
+    each_replica_holds_what_a_flush_confirmed(3);
+}
+
 fn files_survive(filesystem: Filesystem) {
     if !available() {
         return;
     }
     let seed = seed();
-    let stage = Stage::start(64 << 20, seed);
+    let stage = Stage::start(2, 64 << 20, seed);
     filesystem.make(&stage.pair.device);
     let root = stage.dir.path().join("mnt");
     let mounted = Mounted::new(&stage.pair.device, root.clone());
@@ -223,7 +237,7 @@ fn mariadb_opens_and_knows_every_commit_after_a_power_cut_at_any_moment() {
         return;
     }
     let (seed, filesystem) = (seed(), Filesystem::Ext4);
-    let stage = Stage::start(96 << 20, seed);
+    let stage = Stage::start(2, 96 << 20, seed);
     filesystem.make(&stage.pair.device);
     let (root, scratch) = (stage.dir.path().join("mnt"), stage.dir.path().join("scratch"));
     let mounted = Mounted::new(&stage.pair.device, root.clone());

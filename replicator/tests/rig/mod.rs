@@ -1,7 +1,8 @@
 //! Two replicators as processes, each with its holder, and what plays their agents.
 
 use baton_replicator::api::{
-    Backing, Desired, Membership, PeerConfig, ServeUntil, Status, VolumeConfig, VolumeStatus,
+    Backing, Desired, Membership, PeerConfig, PeerStatus, ServeUntil, Status, VerifyRequest, VolumeConfig,
+    VolumeStatus,
 };
 use baton_replicator::clock;
 use baton_replicator::frontend::stale;
@@ -84,6 +85,13 @@ pub struct Host {
 
 impl Host {
     pub fn start(dir: &Path, name: &str, replica: Replica) -> Self {
+        // Free a moment ago; the listener of each worker takes the same again.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Self::start_at(address, dir, name, replica)
+    }
+
+    /// The same, after it was there before.
+    pub fn start_at(address: SocketAddr, dir: &Path, name: &str, replica: Replica) -> Self {
         let dir = dir.join(name);
         for part in ["run", "dev"] {
             std::fs::create_dir_all(dir.join(part)).unwrap();
@@ -97,8 +105,6 @@ impl Host {
         file.write_all(b"a secret of more than thirty-two bytes, for tests").unwrap();
         // Each start of a host is one of its boots.
         std::fs::write(dir.join("boot"), format!("{:032x}", rand::random::<u128>())).unwrap();
-        // Free a moment ago; the listener of each worker takes the same again.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let path = |part: &str| dir.join(part).display().to_string();
         let holder = Command::new("unshare")
             .args(["-m", "--propagation", "private", "--"])
@@ -131,6 +137,26 @@ impl Host {
             let text = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).ok()?;
             rustix::process::Pid::from_raw(text.split_whitespace().next()?.parse().ok()?)
         })
+    }
+
+    /// Holder and worker.
+    pub fn processes(&self) -> [u32; 2] {
+        let worker = self.worker().as_raw_nonzero().get();
+        [self.holder.lock().unwrap().id(), u32::try_from(worker).expect("a process id")]
+    }
+
+    /// As if the host were gone: nobody starts the worker again. What is in its files stays.
+    pub fn crash(&self) {
+        for pid in self.processes() {
+            let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+        wait_for("its end", || self.ended());
+    }
+
+    /// The worker neither runs nor ends until it is killed or told to go on.
+    pub fn stop_worker(&self) {
+        rustix::process::kill_process(self.worker(), rustix::process::Signal::STOP).unwrap();
     }
 
     pub fn kill_worker(&self) {
@@ -171,7 +197,12 @@ impl Host {
         self.status()?.volumes.into_iter().next()
     }
 
-    pub fn configure(&self, peer: (&NodeName, SocketAddr)) -> Option<u16> {
+    pub fn configure(&self, peers: &[(&NodeName, SocketAddr)]) -> Option<u16> {
+        let peer = |(node, address): &(&NodeName, SocketAddr)| PeerConfig {
+            node: (*node).clone(),
+            address: *address,
+            alternatives: Vec::new(),
+        };
         let config = VolumeConfig {
             volume: VolumeName::new("webstore").unwrap(),
             group: GroupName::new("web").unwrap(),
@@ -181,7 +212,7 @@ impl Host {
                 None => Backing::File(self.image()),
             },
             metadata: self.metadata(),
-            peers: vec![PeerConfig { node: peer.0.clone(), address: peer.1, alternatives: Vec::new() }],
+            peers: peers.iter().map(peer).collect(),
             protocol: Protocol::C,
             protocols: Default::default(),
             after_split_brain: Default::default(),
@@ -203,6 +234,12 @@ impl Host {
     /// Serves a snapshot for backup, or ends that: HTTP status and body.
     pub fn export(&self, method: &str) -> (u16, String) {
         self.call(method, "/v1/volumes/webstore/export", "").expect("an answer")
+    }
+
+    /// Compares all replicas, without repair.
+    pub fn verify(&self, id: u64) -> Option<u16> {
+        let body = serde_json::to_string(&VerifyRequest { id, repair: false }).unwrap();
+        self.call("POST", "/v1/volumes/webstore/verify", &body).map(|a| a.0)
     }
 
     pub fn desire(&self, role: Role, number: u64, required: Vec<Member>, force: bool) -> Option<u16> {
@@ -234,6 +271,23 @@ impl Drop for Host {
     }
 }
 
+/// Says again and again that `host` may serve in the epoch of this number, as long as it `may`.
+fn vouch(host: &Host, number: u64, stop: Arc<AtomicBool>, may: Arc<AtomicBool>) -> JoinHandle<()> {
+    let socket = host.dir.join("run/serve-until.sock");
+    thread::spawn(move || {
+        let sender = UnixDatagram::unbound().unwrap();
+        while !stop.load(Ordering::SeqCst) {
+            if may.load(Ordering::SeqCst) {
+                let until = Clock(clock::now().0).plus(Duration::from_secs(1));
+                let group = GroupName::new("web").unwrap();
+                let said = ServeUntil { group, epoch: epoch(number), until };
+                let _ = sender.send_to(&serde_json::to_vec(&said).unwrap(), &socket);
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    })
+}
+
 /// What an agent does, as far as these tests need one: vouches, attaches the volume, makes it what it should be.
 pub struct Agent {
     stop: Arc<AtomicBool>,
@@ -244,58 +298,59 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Of `host`, which leads in the epoch of this number, with `peer` as the member that must have every write.
-    pub fn start(host: &Arc<Host>, peer: &Arc<Host>, number: u64) -> Self {
+    /// Of `host`, which leads in the epoch of this number, with `peers` as the members that must have every write.
+    pub fn start(host: &Arc<Host>, peers: &[Arc<Host>], number: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let vouches = Arc::new(AtomicBool::new(true));
         let wanted = Arc::new(Mutex::new(Some((Role::Primary, number))));
-        let (on, may, socket) =
-            (Arc::clone(&stop), Arc::clone(&vouches), host.dir.join("run/serve-until.sock"));
-        let voucher = thread::spawn(move || {
-            let sender = UnixDatagram::unbound().unwrap();
-            while !on.load(Ordering::SeqCst) {
-                if may.load(Ordering::SeqCst) {
-                    let until = Clock(clock::now().0).plus(Duration::from_secs(1));
-                    let group = GroupName::new("web").unwrap();
-                    let said = ServeUntil { group, epoch: epoch(number), until };
-                    let _ = sender.send_to(&serde_json::to_vec(&said).unwrap(), &socket);
-                }
-                thread::sleep(Duration::from_millis(100));
-            }
-        });
-        let (on, says, host, peer) =
-            (Arc::clone(&stop), Arc::clone(&wanted), Arc::clone(host), Arc::clone(peer));
+        let voucher = vouch(host, number, Arc::clone(&stop), Arc::clone(&vouches));
+        let (on, says, host, peers) =
+            (Arc::clone(&stop), Arc::clone(&wanted), Arc::clone(host), peers.to_vec());
         let decider = thread::spawn(move || {
             while !on.load(Ordering::SeqCst) {
-                Self::decide(&host, &peer, *says.lock().unwrap());
+                Self::decide(&host, &peers, *says.lock().unwrap());
                 thread::sleep(Duration::from_millis(20));
             }
         });
         Self { stop, vouches, wanted, threads: vec![voucher, decider] }
     }
 
-    fn decide(host: &Host, peer: &Host, wanted: Option<(Role, u64)>) {
-        let (Some(mine), Some(theirs)) = (host.status(), peer.status()) else { return };
-        let Some(theirs) = theirs.volumes.first() else {
-            peer.configure((&host.node, host.address));
-            return;
-        };
+    /// Each host knows all others.
+    fn configure(host: &Host, all: &[&Host]) {
+        let others: Vec<_> =
+            all.iter().filter(|h| h.node != host.node).map(|h| (&h.node, h.address)).collect();
+        host.configure(&others);
+    }
+
+    fn decide(host: &Host, peers: &[Arc<Host>], wanted: Option<(Role, u64)>) {
+        let all: Vec<&Host> = std::iter::once(host).chain(peers.iter().map(|p| &**p)).collect();
+        let Some(mine) = host.status() else { return };
+        let statuses: Vec<Option<Status>> = peers.iter().map(|p| p.status()).collect();
+        for (peer, status) in peers.iter().zip(&statuses) {
+            if status.as_ref().is_some_and(|s| s.volumes.is_empty()) {
+                Self::configure(peer, &all);
+            }
+        }
         let Some(mine) = mine.volumes.first() else {
-            host.configure((&peer.node, peer.address));
-            return;
+            return Self::configure(host, &all);
         };
         let Some((role, number)) = wanted else { return };
-        let member = Member { node: peer.node.clone(), boot: theirs.boot };
-        let admitted = mine.required.contains(&member);
-        // A member once it has everything; after that it stays one.
-        let known = theirs.generation.0 != 0 && theirs.epoch == epoch(number);
-        let required = if admitted || known || mine.peers.iter().any(|p| p.resynced) {
-            vec![member]
-        } else {
-            Vec::new()
-        };
+        // One who does not answer stays what it is; nothing is decided before all have a volume.
+        let mut required = Vec::new();
+        for (peer, status) in peers.iter().zip(&statuses) {
+            let Some(theirs) = status.as_ref().and_then(|s| s.volumes.first()) else { return };
+            let member = Member { node: peer.node.clone(), boot: theirs.boot };
+            let admitted = mine.required.contains(&member);
+            // A member once it has everything; after that it stays one.
+            let known = theirs.generation.0 != 0 && theirs.epoch == epoch(number);
+            if admitted || known || mine.peers.iter().any(|p| p.node == peer.node && p.resynced) {
+                required.push(member);
+            }
+        }
+        let same =
+            |other: &[Member]| other.len() == required.len() && required.iter().all(|m| other.contains(m));
         let done = match role {
-            Role::Primary => mine.role == role && mine.required == required,
+            Role::Primary => mine.role == role && same(&mine.required),
             Role::Secondary => mine.role == role && !mine.held,
         };
         if !done {
@@ -304,12 +359,19 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
-    fn drop(&mut self) {
+impl Agent {
+    /// It says nothing more, and has let go of its hosts.
+    pub fn end(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -330,15 +392,19 @@ impl Drop for Mounted {
     }
 }
 
-/// Alpha leads and beta is a member.
+/// Alpha leads and beta is a member; so are any more.
 pub struct Pair {
     pub mounted: Option<Mounted>,
     pub agent: Agent,
     pub alpha: Arc<Host>,
     pub beta: Arc<Host>,
+    pub more: Vec<Arc<Host>>,
     pub device: PathBuf,
     dir: tempfile::TempDir,
 }
+
+/// The names of hosts.
+const NAMES: [&str; 4] = ["alpha", "beta", "gamma", "delta"];
 
 impl Pair {
     pub fn start() -> Self {
@@ -349,26 +415,35 @@ impl Pair {
     }
 
     /// The same without a filesystem, on replicas of the test's choice (alpha's and beta's), in the epoch of this number.
-    pub fn bare([one, other]: [Replica; 2], number: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let alpha = Arc::new(Host::start(dir.path(), "alpha", one));
-        let beta = Arc::new(Host::start(dir.path(), "beta", other));
-        let agent = Agent::start(&alpha, &beta, number);
-        let settled = || alpha.volume().filter(|v| v.peers.iter().any(|p| p.settled));
-        let volume = wait_for("the pair to be in sync", settled);
-        // As another container sees it: by the host's name.
-        let device = std::fs::read_link(volume.device.unwrap()).unwrap();
-        Self { mounted: None, agent, alpha, beta, device, dir }
+    pub fn bare(replicas: [Replica; 2], number: u64) -> Self {
+        Self::of(replicas.to_vec(), number)
     }
 
-    /// Both replicas hold the same, once everything is flushed. For replicas in files.
+    /// The same with up to four replicas.
+    pub fn of(replicas: Vec<Replica>, number: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let start = |(name, replica): (&&str, Replica)| Arc::new(Host::start(dir.path(), name, replica));
+        let mut hosts: Vec<Arc<Host>> = NAMES.iter().zip(replicas).map(start).collect();
+        let alpha = hosts.remove(0);
+        let agent = Agent::start(&alpha, &hosts, number);
+        let device = led(&alpha, hosts.len());
+        let beta = hosts.remove(0);
+        Self { mounted: None, agent, alpha, beta, more: hosts, device, dir }
+    }
+
+    /// All hosts but alpha.
+    pub fn secondaries(&self) -> Vec<Arc<Host>> {
+        std::iter::once(&self.beta).chain(&self.more).cloned().collect()
+    }
+
+    /// Where the hosts are.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// All replicas hold the same, once everything is flushed. For replicas in files.
     pub fn assert_equal(&self) {
-        wait_for("everything to be copied", || {
-            let volume = self.alpha.volume()?;
-            volume.peers.iter().all(|p| p.settled && p.dirty_bytes == 0 && p.unacked_bytes == 0).then_some(())
-        });
-        let [one, other] = [&self.alpha, &self.beta].map(|host| std::fs::read(host.image()).unwrap());
-        assert_eq!((one.len(), one.iter().zip(&other).position(|(a, b)| a != b)), (other.len(), None));
+        assert_equal(&self.alpha, &self.secondaries());
     }
 
     /// Alpha's replica is primary and flows, after so many restarts of its worker.
@@ -379,6 +454,30 @@ impl Pair {
             let flows = volume.role == Role::Primary && volume.frozen.is_none() && volume.device.is_some();
             (flows && status.worker_restarts == restarts).then_some(())
         });
+    }
+}
+
+/// Waits until this host leads and so many peers are in sync; its device as another container sees it: by the host's name.
+pub fn led(host: &Host, peers: usize) -> PathBuf {
+    let settled = || {
+        let volume = host.volume().filter(|v| v.peers.iter().filter(|p| p.settled).count() == peers)?;
+        std::fs::read_link(volume.device?).ok()
+    };
+    wait_for("all peers to be in sync", settled)
+}
+
+/// The leader's replica and all others hold the same, once everything is flushed.
+pub fn assert_equal(leader: &Host, others: &[Arc<Host>]) {
+    wait_for("everything to be copied", || {
+        let volume = leader.volume()?;
+        let done = |p: &PeerStatus| p.settled && p.dirty_bytes == 0 && p.unacked_bytes == 0;
+        (volume.peers.len() == others.len() && volume.peers.iter().all(done)).then_some(())
+    });
+    let one = std::fs::read(leader.image()).unwrap();
+    for host in others {
+        let other = std::fs::read(host.image()).unwrap();
+        let differs = one.iter().zip(&other).position(|(a, b)| a != b);
+        assert_eq!((one.len(), differs), (other.len(), None), "{}", host.node);
     }
 }
 

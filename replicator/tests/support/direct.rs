@@ -25,6 +25,10 @@ impl FrontEnd for Direct {
         let sink = self.sink.lock().unwrap().take().expect("started");
         sink(FrontEndEvent::Stopped { problems: Vec::new() });
     }
+    fn resize(&self, _size_bytes: u64) {
+        let sink = self.sink.lock().unwrap().clone().expect("started");
+        sink(FrontEndEvent::Resized(Ok(())));
+    }
     fn pending(&self) -> usize {
         0
     }

@@ -100,14 +100,24 @@ impl Host {
     }
 
     async fn lead(&self, required: Vec<Member>, membership: Membership) {
-        let (accept_data_loss, force, order, role) = (false, false, 0, Role::Primary);
-        let desired = Desired { epoch: EPOCH, role, required, accept_data_loss, force, order, membership };
+        self.becomes(Role::Primary, EPOCH, required, membership).await;
+    }
+
+    async fn becomes(&self, role: Role, epoch: Epoch, required: Vec<Member>, membership: Membership) {
+        let (accept_data_loss, force, order) = (false, false, 0);
+        let desired = Desired { epoch, role, required, accept_data_loss, force, order, membership };
         tokio::time::timeout(LIMIT, self.replicator.desired(volume(), desired))
             .await
             .expect("in time")
             .unwrap();
         let (group, until) = (GroupName::new("web").unwrap(), Instant(u64::MAX));
-        self.replicator.serve_until(&ServeUntil { group, epoch: EPOCH, until });
+        self.replicator.serve_until(&ServeUntil { group, epoch, until });
+    }
+
+    /// Takes a role in the epoch of this number, with nobody that must have what it writes.
+    pub async fn alone_in(&self, number: u64, role: Role) {
+        let epoch = Epoch { number, term: TermId(number) };
+        self.becomes(role, epoch, Vec::new(), Membership::Member).await;
     }
 
     /// Waits by polling, with a deadline: what is waited for here does not always raise the status' version.

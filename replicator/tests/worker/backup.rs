@@ -96,7 +96,7 @@ fn a_primary_without_a_block_device_is_written_to_by_nbd_and_replicated() {
     for host in [&alpha, &beta] {
         host.nbd.store(true, Ordering::SeqCst);
     }
-    let agent = Agent::start(&alpha, &beta, 1);
+    let agent = Agent::start(&alpha, &[std::sync::Arc::clone(&beta)], 1);
     let settled = || alpha.volume().filter(|v| v.peers.iter().any(|p| p.settled));
     let volume = wait_for("the pair to be in sync", settled);
     let socket = alpha.dir.join("run/webstore.nbd");

@@ -24,32 +24,9 @@ impl Fake {
 
 fn volume_status(volume: VolumeName) -> VolumeStatus {
     VolumeStatus {
-        volume,
-        group: GroupName::new("web").unwrap(),
         size_bytes: 4096,
         role: Role::Primary,
-        epoch: Epoch::ZERO,
-        disk: Default::default(),
-        disk_reason: None,
-        full: false,
-        membership: None,
-        generation: Default::default(),
-        boot: Default::default(),
-        device: None,
-        held: false,
-        filesystem: None,
-        frozen: None,
-        frozen_since: None,
-        required: vec![],
-        peers: vec![],
-        activity_log_extents: 0,
-        counters: Default::default(),
-        alarms: vec![],
-        verify: None,
-        resync_paused: false,
-        snapshots: vec![],
-        export: None,
-        clients: None,
+        ..VolumeStatus::unknown(volume, GroupName::new("web").unwrap())
     }
 }
 

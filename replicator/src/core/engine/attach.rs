@@ -4,14 +4,13 @@
 //! is emptied. The boot id changes if the host rebooted and the last stop was not clean: then something that
 //! was acknowledged may have been lost with the page cache.
 
+use super::growth::Growth;
 use super::journal::{After, Transaction};
 use super::pace::Pace;
 use super::peer::Peer;
 use super::{Action, Engine};
 use crate::api::{Counters, Membership, VolumeConfig};
-use crate::core::meta::{
-    self, Bitmap, MAX_PEERS, MAX_VOLUME_BYTES, MetaError, PeerSlot, Superblock, Write, image,
-};
+use crate::core::meta::{self, Bitmap, MAX_PEERS, MetaError, PeerSlot, Superblock, Write, image};
 use crate::core::range::{Locks, Range};
 use crate::types::{BootId, DiskState, Epoch, Generation, Instant, NodeName, Role};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -51,7 +50,7 @@ pub const VERIFY_CHUNK: u64 = 128 << 10;
 impl Setup {
     fn check(&self) -> Result<(), MetaError> {
         let size = self.config.size_bytes;
-        if size == 0 || !size.is_multiple_of(meta::BLOCK_BYTES) || size > MAX_VOLUME_BYTES {
+        if !meta::is_size(size) {
             return Err(MetaError::Size(size));
         }
         if self.config.peers.len() > MAX_PEERS {
@@ -82,6 +81,8 @@ impl Setup {
             volume: self.config.volume.clone(),
             node: self.node.clone(),
             size: self.config.size_bytes,
+            offered: self.config.size_bytes,
+            behind: false,
             epoch: Epoch::ZERO,
             generation: Generation(0),
             pending: Generation(0),
@@ -107,12 +108,14 @@ impl Setup {
         self.check()?;
         let loaded = image::load(file)?;
         let superblock = loaded.superblock;
-        let ours = (&superblock.volume, &superblock.node, superblock.size);
-        if ours != (&self.config.volume, &self.node, self.config.size_bytes) {
+        // A larger size is a growth that is to come, or was interrupted; a smaller one is somebody else's.
+        let ours = (&superblock.volume, &superblock.node) == (&self.config.volume, &self.node);
+        if !ours || superblock.size > self.config.size_bytes {
             let Superblock { volume, node, size, .. } = superblock;
             return Err(MetaError::Foreign { volume, node, size });
         }
         let host_boot = self.host_boot();
+        let growth = Growth::new(superblock.offered);
         let mut engine = Engine {
             node: self.node,
             now,
@@ -164,6 +167,7 @@ impl Setup {
             verify_chunk: self.verify_chunk,
             verify: None,
             discard: None,
+            growth,
             unix_s: 0,
             held: VecDeque::new(),
             front_end: false,
@@ -203,7 +207,9 @@ impl Engine {
         repairs: Vec<Write>,
     ) -> Result<Transaction, MetaError> {
         let mut raw = repairs;
-        for (slot, bitmap) in bitmaps {
+        for (slot, mut bitmap) in bitmaps {
+            // A page that was damaged counts as dirty beyond what there is.
+            bitmap.set_end(self.superblock.offered);
             if let Some(known) = &self.superblock.peers[slot] {
                 self.peers.push(Peer::new(known.node.clone(), slot, bitmap, self.now));
             }
@@ -220,7 +226,7 @@ impl Engine {
 
     /// Everything the log names becomes dirty towards one peer or all.
     pub(super) fn mark_log_dirty(&mut self, only: Option<usize>) {
-        let size = self.superblock.size;
+        let size = self.superblock.offered;
         let extents: Vec<Range> = self
             .log
             .iter()

@@ -85,13 +85,13 @@ impl Engine {
     }
 
     /// The durable word that the present data may be overwritten.
-    fn yields(&self) -> bool {
+    pub(super) fn yields(&self) -> bool {
         let sb = &self.superblock;
         sb.generation != Generation(0) && sb.yields == sb.generation && self.discard.is_none()
     }
 
-    /// A secondary that has sent its greeting knows what the primary will say, and what the policy makes of it.
-    pub(super) fn judge_apart(&mut self, peer: usize) {
+    /// A secondary that is about to send its greeting knows what the primary will say, and what the policy makes of it.
+    pub(super) fn judge_apart(&mut self, peer: usize, may_begin: bool) {
         let p = &mut self.peers[peer];
         let (theirs, ours) = (&p.theirs, &p.ours);
         p.at_odds = match decide(theirs, ours) {
@@ -100,7 +100,7 @@ impl Engine {
         };
         let lost = p.at_odds == Some(Refusal::SplitBrain)
             && victim(Primaries::One(Side::Source), theirs, ours) == Some(Side::Target);
-        if lost && self.discard.is_none() && self.may_discard().is_ok() {
+        if lost && may_begin && self.discard.is_none() && self.may_discard().is_ok() {
             let copies = matches!(self.config.backing, Backing::File(_));
             self.begin_discard(Vec::new(), copies);
             let copy = if copies { "a copy of it is kept" } else { "of a block device no copy can be kept" };
@@ -111,6 +111,10 @@ impl Engine {
     }
 
     pub(super) fn pump_discard(&mut self) {
+        if self.discard.as_ref().is_some_and(|d| d.stage == Stage::Draining) {
+            // A write that waits for space would be tried again while the copy is made. Nobody was promised it.
+            self.drop_full();
+        }
         let busy = self.store.values().any(|(what, _)| matches!(what, super::Use::Op(_)));
         let Some(discard) = self.discard.as_mut().filter(|d| d.stage == Stage::Draining && !busy) else {
             return;
@@ -170,6 +174,7 @@ impl Engine {
             let answer = result.clone().map_err(|why| problem(409, "no-snapshot", "Not given up", why));
             self.done(token, answer);
         }
+        self.greet_held();
     }
 
     /// For status: how this replica and a peer's stay apart.

@@ -126,7 +126,8 @@ impl Engine {
                 | Origin::Mend { .. }
                 | Origin::Verify { .. }
                 | Origin::Ask { .. }
-                | Origin::Serve { .. } => background.push(*id),
+                | Origin::Serve { .. }
+                | Origin::Clear => background.push(*id),
             }
         }
         self.bypassed.extend(running);

@@ -81,6 +81,12 @@ pub enum Event {
         /// The error as text.
         result: Result<(), String>,
     },
+    /// What [`Action::Grow`] asked for is there, durably, or why not.
+    Grown(Result<(), String>),
+    /// The device has the size that [`Action::Resize`] asked for, or why not.
+    Resized(Result<(), String>),
+    /// The filesystem fills the device, or why not.
+    FilesystemGrown(Result<(), String>),
     /// The device exists, or does not.
     FrontEndStarted(Result<PathBuf, String>),
     /// The device is gone, or is still in use.
@@ -194,6 +200,28 @@ pub enum Action {
         /// What.
         writes: Vec<Write>,
     },
+    /// Make room for a volume of `size` bytes in the backing store, and prepare a metadata file of `meta` bytes beside the
+    /// present one; answer with [`Event::Grown`].
+    Grow {
+        /// Of the backing store, at least.
+        size: u64,
+        /// Of the metadata file.
+        meta: u64,
+    },
+    /// Write all of it to the prepared metadata file of `len` bytes, otherwise zeroes, and put it in the present one's place,
+    /// durably; answer with [`Event::MetaDone`].
+    MetaReplace {
+        /// For the answer.
+        tag: u64,
+        /// Length of the file.
+        len: u64,
+        /// What.
+        writes: Vec<Write>,
+    },
+    /// Give the device this size; answer with [`Event::Resized`].
+    Resize(u64),
+    /// Let the filesystem (`ext4` or `xfs`) fill the device; answer with [`Event::FilesystemGrown`].
+    GrowFilesystem(String),
     /// Send to a peer.
     Send {
         /// By this session.

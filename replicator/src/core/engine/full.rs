@@ -25,6 +25,10 @@ impl Engine {
         }
         let Some(op) = self.ops.get(&id) else { return true }; // Given up meanwhile.
         let origin = op.origin;
+        if origin == Origin::Clear {
+            self.not_cleared(id, reason);
+            return true;
+        }
         if !matches!(op.work, Work::Write(_) | Work::Zero { .. }) {
             return false;
         }

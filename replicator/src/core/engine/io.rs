@@ -63,6 +63,8 @@ pub(super) enum Origin {
         session: SessionId,
         id: u64,
     },
+    /// The store's new area is made zero.
+    Clear,
 }
 
 /// An operation that is queued or under way.
@@ -91,6 +93,7 @@ pub(super) enum Use {
     RemoteFlush(SessionId, u64),
     FinishFlush(SessionId),
     StopFlush,
+    ClearFlush,
 }
 
 impl Engine {
@@ -108,7 +111,7 @@ impl Engine {
         if self.stopping {
             return; // Never answered: it fails when the device goes.
         }
-        let fits = |range: &Range| range.end <= self.superblock.size;
+        let fits = |range: &Range| range.end <= self.superblock.offered;
         let accepted = match op {
             FrontOp::Flush => {
                 self.front_flush(id);
@@ -183,7 +186,11 @@ impl Engine {
             // No activity log either: this replica is brought up to date in full before it counts again.
             return self.run(id);
         }
-        if let Work::Digest { by_block } = op.work {
+        if origin == Origin::Clear {
+            // Outside the volume still: no replica can differ there, so the log need not name it.
+            self.start(id);
+            self.submit(id, Use::Op(id), StoreOp::Discard(range));
+        } else if let Work::Digest { by_block } = op.work {
             self.start(id);
             if let Origin::Verify { peer, session } = origin {
                 // Everything older that overlaps has been sent on this session, nothing younger can be before the
@@ -265,7 +272,8 @@ impl Engine {
             | Origin::Mend { .. }
             | Origin::Verify { .. }
             | Origin::Ask { .. }
-            | Origin::Serve { .. } => {
+            | Origin::Serve { .. }
+            | Origin::Clear => {
                 return;
             }
         }
@@ -337,6 +345,7 @@ impl Engine {
             Use::RemoteFlush(session, id) => self.replica_answer(session, Message::FlushAck(id)),
             Use::FinishFlush(session) => self.replica_finish_flushed(session),
             Use::StopFlush => self.role_flushed(),
+            Use::ClearFlush => self.clear_flushed(tag),
         }
     }
 
@@ -357,7 +366,8 @@ impl Engine {
             | Origin::Remote { .. }
             | Origin::Verify { .. }
             | Origin::Ask { .. }
-            | Origin::Serve { .. } => {}
+            | Origin::Serve { .. }
+            | Origin::Clear => {}
         }
         for granted in self.locks.release(id) {
             self.granted(granted);
@@ -370,6 +380,10 @@ impl Engine {
             }
             Origin::Resync { .. } | Origin::Mend { .. } => {
                 self.ops.remove(&id);
+            }
+            Origin::Clear => {
+                self.ops.remove(&id);
+                self.cleared(id, range);
             }
             Origin::Verify { peer, .. } => {
                 self.ops.remove(&id);
@@ -436,7 +450,8 @@ impl Engine {
             | Origin::Mend { .. }
             | Origin::Verify { .. }
             | Origin::Ask { .. }
-            | Origin::Serve { .. } => {}
+            | Origin::Serve { .. }
+            | Origin::Clear => {}
         }
     }
 
@@ -487,7 +502,8 @@ impl Engine {
                 | Origin::Mend { .. }
                 | Origin::Verify { .. }
                 | Origin::Ask { .. }
-                | Origin::Serve { .. } => None,
+                | Origin::Serve { .. }
+                | Origin::Clear => None,
             })
             .collect();
         // Youngest first: nothing that waits for an older one gets to run in between.

@@ -30,6 +30,8 @@ pub(super) enum After {
     GenerationDone(Generation),
     Role,
     Yielded,
+    Grown,
+    Raised,
 }
 
 /// Parts of the metadata to write, and what then.
@@ -42,6 +44,9 @@ pub(super) struct Transaction {
     pub empty_log: bool,
     /// All unsaved pages of all bitmaps.
     pub pages: bool,
+    /// All of it anew, in a file for a volume of this size. Only when nothing else waits: raw writes of others know where
+    /// pages are.
+    pub grow: Option<u64>,
     pub after: Vec<After>,
 }
 
@@ -86,12 +91,17 @@ impl Engine {
             return;
         }
         let Some(mut next) = self.transactions.pop_front().filter(|_| self.has_disk()) else { return };
+        if let Some(size) = next.grow {
+            let action = self.write_anew(size);
+            self.out.push(action);
+            self.running = Some((self.last_id, next, self.now));
+            return;
+        }
         let mut writes = std::mem::take(&mut next.raw);
         if next.pages {
             for peer in &mut self.peers {
-                for page in peer.bitmap.unsaved(None) {
-                    writes.push(peer.bitmap.save(peer.slot, page));
-                }
+                let pages = peer.bitmap.unsaved(None);
+                writes.extend(peer.bitmap.save_all(peer.slot, &pages));
             }
         }
         if next.empty_log {
@@ -122,7 +132,7 @@ impl Engine {
         if self.disk == DiskState::Failed {
             return;
         }
-        if transaction.log {
+        if transaction.log || transaction.grow.is_some() {
             self.log.written();
         }
         self.is_durable(transaction.after);
@@ -143,6 +153,8 @@ impl Engine {
                 After::GenerationDone(generation) => self.generation_done(generation),
                 After::Role => self.role_saved(),
                 After::Yielded => self.end_discard(Ok(())),
+                After::Grown => self.grown(),
+                After::Raised => self.raised(),
             }
         }
     }

@@ -4,7 +4,7 @@ use super::journal::{After, Transaction};
 use super::peer::Link;
 use super::{Action, Engine, SessionId};
 use crate::core::frame::{
-    Frame, Greeting, Message, OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_SPLIT_BRAIN, Refused, Sync,
+    Frame, Greeting, Message, OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_GROW, PROTOCOL_SPLIT_BRAIN, Refused, Sync,
 };
 use crate::core::handshake::{Identity, Refusal, Verdict, decide};
 use crate::core::meta::BLOCK_BYTES;
@@ -93,7 +93,7 @@ impl Engine {
             tracking: slot.is_some_and(|s| s.tracking),
             inconsistent: sb.inconsistent,
             partial: sb.partial,
-            yields: sb.yields != Generation(0) && sb.yields == sb.generation,
+            yields: self.yields(),
             parted: Parted { at_s, epoch, blocks },
             policy: self.config.after_split_brain,
         };
@@ -106,7 +106,8 @@ impl Engine {
             from: self.node.clone(),
             to: self.peers[peer].node.clone(),
             volume: self.superblock.volume.clone(),
-            size: self.superblock.size,
+            size: self.superblock.offered,
+            capacity: self.capacity(),
             boot: self.superblock.boot,
             incarnation: self.incarnation,
             identity,
@@ -185,7 +186,8 @@ impl Engine {
             _ if epoch != self.superblock.epoch => return false,
             Message::Welcome(greeting) if link == Link::Greeting => return self.welcome(peer, greeting),
             Message::Dirty(runs) if link == Link::Reading => {
-                let size = self.superblock.size;
+                // What it has beyond the volume's size is thrown away.
+                let size = self.superblock.offered.max(self.peers[peer].size);
                 if runs.iter().any(|run| run.end > size || !run.start.is_multiple_of(BLOCK_BYTES)) {
                     return false;
                 }
@@ -205,6 +207,10 @@ impl Engine {
             Message::MembersAck(generation) if self.peers[peer].in_replication() => {
                 self.members_acked(peer, generation)
             }
+            Message::Capacity(bytes) if self.peers[peer].in_replication() => {
+                return self.peer_has_room(peer, bytes);
+            }
+            Message::OfferAck(bytes) if link == Link::Connected => return self.offer_taken(peer, bytes),
             Message::WantDurable if self.peers[peer].in_replication() => self.want_durable(),
             Message::Digests { id, digests } if link == Link::Syncing => {
                 return self.compared_there(peer, id, digests);
@@ -245,7 +251,11 @@ impl Engine {
             Refused::EpochTooOld => {
                 self.lose_peer(peer, Link::Down, "refused for an epoch that is not newer")
             }
-            Refused::Other(reason) => self.lose_peer(peer, Link::Down, &format!("refused: {reason}")),
+            Refused::Other(reason) => {
+                // It answers: should it have seemed older than it is, that ends with the next greeting.
+                (self.peers[peer].offer, self.peers[peer].unanswered) = (PROTOCOL, 0);
+                self.lose_peer(peer, Link::Down, &format!("refused: {reason}"));
+            }
         }
     }
 
@@ -265,8 +275,8 @@ impl Engine {
         if greeting.from != p.node
             || greeting.to != self.node
             || greeting.volume != sb.volume
-            || greeting.size != sb.size
             || greeting.protocol > p.offer
+            || !fits(&greeting, sb.offered)
         {
             return false;
         }
@@ -284,6 +294,8 @@ impl Engine {
             // Who has known it longer than this may lack what it had not flushed.
             p.resumed &= p.incarnation == 0;
         }
+        (p.size, p.capacity) = (greeting.size, greeting.capacity);
+        (p.asked, p.agreed) = (0, 0);
         p.incarnation = greeting.incarnation;
         p.boot = Some(greeting.boot);
         p.theirs = greeting.identity;
@@ -414,4 +426,9 @@ impl Engine {
         self.resend_ops(peer);
         self.resend_flushes(peer);
     }
+}
+
+/// A secondary can hold a volume of `size` bytes: it has the room, or it is of a release that knows one size only.
+fn fits(greeting: &Greeting, size: u64) -> bool {
+    if greeting.protocol >= PROTOCOL_GROW { greeting.capacity >= size } else { greeting.size == size }
 }

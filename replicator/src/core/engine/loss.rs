@@ -111,6 +111,7 @@ impl Engine {
         p.settling = None;
         p.told = (Generation(0), false);
         p.adopted = Generation(0);
+        (p.asked, p.agreed) = (0, 0);
         p.disk = DiskState::DUnknown;
         let session = p.session.take();
         self.ask_elsewhere(peer);

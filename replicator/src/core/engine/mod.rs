@@ -13,6 +13,7 @@
 //! * `generation`: changes of generation and members;
 //! * `reconfigure`: what may change while attached;
 //! * `discard`: data that is given up after a split brain;
+//! * `growth`: from a larger size in the configuration to a larger device;
 //! * `role`: promotion and the required set; `retire`: demotion and stopping;
 //! * `status`: what the agent sees.
 //!
@@ -34,6 +35,7 @@ pub mod event;
 mod flush;
 mod full;
 mod generation;
+mod growth;
 mod io;
 mod journal;
 mod link;
@@ -62,6 +64,7 @@ use discard::Discard;
 use diskless::FarRead;
 use flush::Flush;
 use generation::GenerationChange;
+use growth::Growth;
 use io::{Op, Use};
 use journal::{Clean, Transaction};
 use pace::Pace;
@@ -146,6 +149,7 @@ pub struct Engine {
     verify_chunk: u64,
     verify: Option<Verify>,
     discard: Option<Discard>,
+    growth: Growth,
     /// The wall clock, seconds since 1970: told to people, never decided on. Zero until it was said.
     unix_s: u64,
     held: VecDeque<(u64, Bytes)>,
@@ -196,6 +200,9 @@ impl Engine {
             Event::Request { id, op } => self.request(id, op),
             Event::StoreDone { tag, result } => self.store_done(tag, result),
             Event::MetaDone { tag, result } => self.meta_done(tag, result),
+            Event::Grown(result) => self.store_grown(result),
+            Event::Resized(result) => self.resized(result),
+            Event::FilesystemGrown(result) => self.filesystem_grown(result),
             Event::FrontEndStarted(result) => self.front_end_started(result),
             Event::FrontEndStopped(result) => self.front_end_stopped(result),
             Event::Probed(found) => self.probed(found),
@@ -227,6 +234,7 @@ impl Engine {
             self.pump_settle();
             self.pump_resync();
             self.pump_verify();
+            self.pump_growth();
             self.pump_clean();
             self.pump_far_reads();
             // Without a disk nothing is waited for: what would follow an event follows at once.
@@ -244,7 +252,11 @@ impl Engine {
         if self.store.values().any(|(_, since)| late(*since)) {
             self.fail_disk(format!("a store command has taken longer than {limit:?}"));
         }
-        if self.running.as_ref().is_some_and(|(.., since)| late(*since)) {
+        // A whole file takes longer than a few blocks.
+        let metadata = |(_, t, since): &(u64, Transaction, Instant)| {
+            now.since(*since) > if t.grow.is_some() { limit * 10 } else { limit }
+        };
+        if self.running.as_ref().is_some_and(metadata) {
             self.fail_disk(format!("a write of the metadata has taken longer than {limit:?}"));
         }
         self.tick_full();

@@ -61,6 +61,13 @@ pub(super) struct Peer {
     pub protocol: u16,
     pub offer: u16,
     pub unanswered: u8,
+    /// Size and room that it spoke of last; the size it was offered in this session, and has agreed to. Zero: none.
+    pub size: u64,
+    pub capacity: u64,
+    pub asked: u64,
+    pub agreed: u64,
+    /// The process that was greeted again because the volume is to grow.
+    pub greeted_anew: u64,
     /// Zero until it was first heard.
     pub incarnation: u64,
     pub disk: DiskState,
@@ -110,6 +117,11 @@ impl Peer {
             protocol: 0,
             offer: PROTOCOL,
             unanswered: 0,
+            size: 0,
+            capacity: 0,
+            asked: 0,
+            agreed: 0,
+            greeted_anew: 0,
             incarnation: 0,
             disk: DiskState::DUnknown,
             last_heard: now,

@@ -10,7 +10,7 @@ use super::journal::Transaction;
 use super::peer::{Link, Peer};
 use super::{Action, Engine};
 use crate::api::VolumeConfig;
-use crate::core::meta::{Bitmap, PeerSlot, Write};
+use crate::core::meta::{self, Bitmap, PeerSlot, Write};
 use crate::types::{Generation, Instant, NodeName, Role};
 
 impl Engine {
@@ -24,8 +24,11 @@ impl Engine {
         if (&old.group, &old.backing, &old.metadata) != (&new.group, &new.backing, &new.metadata) {
             return Err("group, backing store and metadata cannot change while the volume is attached".into());
         }
-        if old.size_bytes != new.size_bytes {
-            return Err("the size cannot change while the volume is attached".into());
+        if new.size_bytes < old.size_bytes.max(self.superblock.size) {
+            return Err("a volume never shrinks".into());
+        }
+        if !meta::is_size(new.size_bytes) {
+            return Err(meta::MetaError::Size(new.size_bytes).to_string());
         }
         if old.front_end != new.front_end {
             return Err("the front end cannot change while the volume is attached".into());
@@ -49,6 +52,7 @@ impl Engine {
             return Err("there is no room for another peer".into());
         }
         self.config = config;
+        self.growth.begin_anew();
         for peer in 0..self.peers.len() {
             if !self.configured(peer) {
                 self.leave_out(peer);
@@ -94,6 +98,7 @@ impl Engine {
     /// if every slot has an owner that is configured.
     pub(super) fn enlist(&mut self, node: NodeName) -> Option<Vec<Write>> {
         let mut bitmap = Bitmap::new(self.superblock.size);
+        bitmap.set_end(self.superblock.offered);
         let slot = match self.superblock.peers.iter().position(Option::is_none) {
             Some(slot) => slot,
             None => {

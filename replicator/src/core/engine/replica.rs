@@ -22,6 +22,9 @@ use crate::types::{DiskState, Epoch, EpochRelation, Generation, Instant, NodeNam
 
 /// A primary silent for this many peer_timeouts is given up: it should have noticed before.
 const SILENCE: u32 = 3;
+/// A greeting waits for so long until data that is being given up is given up; a reflink takes milliseconds. With a copy that
+/// takes longer the primary hears of it when it asks again.
+const GREETING_HOLD: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Where the conversation is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,7 +60,12 @@ pub(super) struct Upstream {
     ours: Identity,
     theirs: Identity,
     members: Vec<NodeName>,
+    /// The volume's size as the primary has it, and the room that it was told of.
+    size: u64,
+    pub(super) told_room: u64,
     pub(super) last_heard: Instant,
+    /// Since when the greeting waits, see [`GREETING_HOLD`].
+    held: Option<Instant>,
 }
 
 impl Engine {
@@ -81,8 +89,8 @@ impl Engine {
             || (self.role == Role::Primary && relation == EpochRelation::Same)
         {
             Some(Refused::EpochForeign)
-        } else if greeting.size != sb.size {
-            Some(Refused::Other(format!("its replica has {} bytes, not {}", sb.size, greeting.size)))
+        } else if let Some(why) = self.no_room(&greeting) {
+            Some(Refused::Other(why))
         } else if self.role == Role::Primary {
             Some(Refused::Other("it is primary itself and must be demoted first".into()))
         } else if self.disk == DiskState::Attaching || self.transition.is_some() || self.stopping {
@@ -129,7 +137,10 @@ impl Engine {
             ours: Identity::default(),
             theirs: greeting.identity,
             members: greeting.members,
+            size: greeting.size,
+            told_room: 0,
             last_heard: self.now,
+            held: None,
         });
         if same {
             self.greet(session);
@@ -153,8 +164,14 @@ impl Engine {
         let ours = self.identity_towards(peer, protocol);
         let greeting = self.greeting(peer, protocol, ours.clone());
         self.peers[peer].ours = ours.clone();
-        self.judge_apart(peer);
+        let told_room = greeting.capacity;
+        let first = self.stage(session).is_some_and(|u| u.held.is_none());
+        self.judge_apart(peer, first);
+        if self.holds_greeting(session) {
+            return;
+        }
         if let Some(upstream) = self.stage(session) {
+            upstream.told_room = told_room;
             upstream.stage = Stage::Deciding;
             upstream.ours = ours;
         }
@@ -164,6 +181,20 @@ impl Engine {
             self.send(session, Message::Dirty(part.to_vec()));
         }
         self.send(session, Message::DirtyEnd);
+    }
+
+    fn holds_greeting(&mut self, session: SessionId) -> bool {
+        let (now, giving_up) = (self.now, self.discard.is_some());
+        let mut upstream = self.stage(session).filter(|_| giving_up);
+        upstream.as_mut().is_some_and(|u| now.since(*u.held.get_or_insert(now)) < GREETING_HOLD)
+    }
+
+    /// The data is given up, or will not be, or it takes too long: the greeting that waited goes out.
+    pub(super) fn greet_held(&mut self) {
+        let held = self.upstream.as_ref().filter(|u| u.held.is_some() && u.stage == Stage::Recording);
+        if let Some(session) = held.map(|u| u.session) {
+            self.greet(session);
+        }
     }
 
     /// A frame of the primary, of its epoch. False: it does not fit.
@@ -206,6 +237,9 @@ impl Engine {
                 return self.replicate(Some(range), Work::Read, Origin::Serve { session, id });
             }
             Message::Durable(seq) => self.durable_seq = self.durable_seq.max(seq),
+            Message::Offer(bytes) if upstream.stage == Stage::InSync => {
+                return self.take_offer(session, bytes);
+            }
             Message::SyncDone { generation, history, members } => {
                 let ticket = self.next_id();
                 let Some(upstream) = self.stage(session).filter(|u| u.stage == Stage::Receiving) else {
@@ -245,8 +279,14 @@ impl Engine {
         }
         let Some(upstream) = self.stage(session) else { return true };
         upstream.stage = Stage::Preparing;
+        let size = upstream.size;
+        let resized = self.follow_size(size);
         let sb = &mut self.superblock;
         match sync {
+            Sync::Nothing | Sync::CatchUp if resized => {
+                self.save_superblock(After::Ready(session));
+                return true;
+            }
             Sync::Nothing | Sync::CatchUp => {
                 self.replica_ready(session);
                 return true;
@@ -276,7 +316,7 @@ impl Engine {
 
     fn replicate(&mut self, range: Option<Range>, work: Work, origin: Origin) -> bool {
         let aligned = |r: &Range| r.start.is_multiple_of(BLOCK_BYTES) && r.end.is_multiple_of(BLOCK_BYTES);
-        let size = self.superblock.size;
+        let size = self.superblock.offered;
         // A longer one might need more extents than the log has, and everything behind it would wait for ever.
         match range.filter(|r| r.end <= size && aligned(r) && r.bytes() <= CHUNK) {
             Some(range) => {
@@ -411,6 +451,12 @@ impl Engine {
         if let Some(session) = silent {
             self.close(session, "the primary is silent");
         }
+        self.greet_held();
+    }
+
+    /// The primary that has said that this replica is in sync.
+    pub(super) fn in_sync_with(&mut self) -> Option<&mut Upstream> {
+        self.upstream.as_mut().filter(|u| u.stage == Stage::InSync)
     }
 
     /// For status: what the primary is to us.

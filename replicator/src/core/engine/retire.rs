@@ -188,7 +188,7 @@ impl Engine {
                 self.disk = DiskState::UpToDate;
                 self.step(Step::Device);
                 self.front_end = true;
-                self.out.push(Action::StartFrontEnd);
+                self.make_device();
                 self.dial_all();
             }
             (Goal::Demote(..), Step::Recording) => {

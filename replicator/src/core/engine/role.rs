@@ -134,7 +134,7 @@ impl Engine {
                     // The kernel closed the device: make it again.
                     self.set_transition(Goal::Promote(desired), Step::Device, token);
                     self.front_end = true;
-                    self.out.push(Action::StartFrontEnd);
+                    self.make_device();
                     return;
                 }
                 self.waiting_tokens.push(token);
@@ -306,6 +306,9 @@ impl Engine {
     pub(super) fn front_end_started(&mut self, result: Result<PathBuf, String>) {
         self.device_left = false; // Taken over, or gone.
         let promoting = self.transition.as_ref().is_some_and(|t| t.step == Step::Device);
+        if result.is_ok() {
+            self.device_made();
+        }
         match result {
             Ok(path) if promoting => {
                 self.device = Some(path);
@@ -333,7 +336,7 @@ impl Engine {
             return; // What was found when there was one stands.
         }
         let tag = self.next_id();
-        let range = Range { start: 0, end: PROBE_BYTES.min(self.superblock.size) };
+        let range = Range { start: 0, end: PROBE_BYTES.min(self.superblock.offered) };
         self.submit(tag, Use::Probe, StoreOp::Read(range));
     }
 

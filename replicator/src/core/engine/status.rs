@@ -96,7 +96,8 @@ impl Engine {
         VolumeStatus {
             volume: sb.volume.clone(),
             group: self.config.group.clone(),
-            size_bytes: sb.size,
+            size_bytes: sb.offered,
+            growth: self.growth_status(),
             role: self.role,
             epoch: sb.epoch,
             disk: self.disk,
@@ -167,6 +168,7 @@ impl Engine {
             )
                 .hash(&mut h);
         }
+        (sb.offered, self.growth_status()).hash(&mut h);
         self.verify.as_ref().map(|v| v.digest()).hash(&mut h);
         let digest = h.finish();
         if digest != self.digest {

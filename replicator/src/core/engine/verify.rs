@@ -246,7 +246,7 @@ impl Engine {
                 c.away_since = Some(self.now);
             }
         }
-        let size = self.superblock.size;
+        let size = self.superblock.offered;
         let complete =
             |c: &Comparison| c.cursor >= size && c.again.is_empty() && c.asks.is_empty() && c.mend.is_idle();
         let done = v.peers.values().all(complete);
@@ -271,7 +271,7 @@ impl Engine {
         if !c.mend.has_room() {
             return;
         }
-        let (now, limits, size) = (self.now, self.limits(), self.superblock.size);
+        let (now, limits, size) = (self.now, self.limits(), self.superblock.offered);
         let (chunk, window) = (self.verify_chunk, if self.is_busy() { BUSY_WINDOW } else { WINDOW });
         while c.asks.len() < window {
             let next = c
@@ -405,7 +405,7 @@ impl Engine {
         let state = v.state();
         let end = v.ended.as_ref().map_or(self.now, |(at, ..)| *at);
         let took = end.since(v.started);
-        let (total, checked) = (self.superblock.size * v.peers.len() as u64, sum(|c| c.checked));
+        let (total, checked) = (self.superblock.offered * v.peers.len() as u64, sum(|c| c.checked));
         let millis = took.as_millis().max(1);
         let bytes_per_s = u64::try_from(u128::from(checked) * 1000 / millis).unwrap_or(u64::MAX);
         let away = || {

@@ -13,10 +13,18 @@ use std::collections::BTreeSet;
 pub const MAGIC: [u8; 8] = *b"BATONBM1";
 const PAGE_BITS: u64 = PAYLOAD_BYTES as u64 * 8;
 
+/// Words without a bit. Large ones cost no memory before they are written to: the kernel has them all on one page.
+fn zeroes(size: u64) -> Vec<u64> {
+    vec![0; size.div_ceil(BLOCK_BYTES).div_ceil(64) as usize]
+}
+
 /// The bitmap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bitmap {
+    /// Decides where its pages are.
     size: u64,
+    /// No bit is set at or behind this byte.
+    end: u64,
     words: Vec<u64>,
     set: u64,
     unsaved: BTreeSet<u32>,
@@ -26,12 +34,32 @@ impl Bitmap {
     /// No bit set, for a volume of `size` bytes (a multiple of 4096).
     #[must_use]
     pub fn new(size: u64) -> Self {
-        let blocks = size.div_ceil(BLOCK_BYTES);
-        Self { size, words: vec![0; blocks.div_ceil(64) as usize], set: 0, unsaved: BTreeSet::new() }
+        Self { size, end: size, words: zeroes(size), set: 0, unsaved: BTreeSet::new() }
     }
 
     fn blocks(&self) -> u64 {
-        self.size.div_ceil(BLOCK_BYTES)
+        self.end.div_ceil(BLOCK_BYTES)
+    }
+
+    /// From now on only blocks before `end` are marked; bits behind it are cleared.
+    pub fn set_end(&mut self, end: u64) {
+        let end = end.min(self.size);
+        if end < self.end {
+            self.change(end.div_ceil(BLOCK_BYTES)..self.blocks(), false);
+        }
+        self.end = end;
+    }
+
+    /// Makes room for a volume of `size` bytes. All its pages are somewhere else then and must be written; the end stays.
+    pub fn grow(&mut self, size: u64) {
+        assert!(size >= self.size, "a bitmap never shrinks");
+        self.size = size;
+        self.words.resize(size.div_ceil(BLOCK_BYTES).div_ceil(64) as usize, 0);
+    }
+
+    /// All pages have been written.
+    pub fn saved(&mut self) {
+        self.unsaved.clear();
     }
 
     /// Sets the bits of every block that `range` touches.
@@ -50,9 +78,12 @@ impl Bitmap {
         self.change(0..self.blocks(), true);
     }
 
-    /// Clears all bits.
+    /// Clears all bits, and gives their memory back.
     pub fn clear_all(&mut self) {
-        self.change(0..self.blocks(), false);
+        if self.set > 0 {
+            self.change(0..self.blocks(), false);
+            self.words = zeroes(self.size);
+        }
     }
 
     fn change(&mut self, blocks: std::ops::Range<u64>, value: bool) {
@@ -82,7 +113,7 @@ impl Bitmap {
     /// Every block of `range`, as far as the volume reaches, is marked.
     #[must_use]
     pub fn is_full(&self, range: Range) -> bool {
-        let end = range.end.min(self.size);
+        let end = range.end.min(self.end);
         match self.next_run(range.start, end.saturating_sub(range.start)) {
             Some(run) => run.start == range.start && run.end >= end,
             None => false,
@@ -155,18 +186,36 @@ impl Bitmap {
         self.page(slot, page)
     }
 
+    /// The same for several, in ascending order. Neighbours are one write: a whole bitmap in one piece of memory is one that
+    /// the allocator gives back when it is freed.
+    pub fn save_all(&mut self, slot: usize, pages: &[u32]) -> Vec<Write> {
+        self.unsaved.retain(|page| pages.binary_search(page).is_err());
+        pages.chunk_by(|a, b| a + 1 == *b).map(|run| self.run(slot, run[0], run.len())).collect()
+    }
+
     /// All pages, for a slot that is used for the first time.
     #[must_use]
     pub fn all_pages(&self, slot: usize) -> Vec<Write> {
-        (0..pages(self.size)).map(|page| self.page(slot, page)).collect()
+        vec![self.run(slot, 0, pages(self.size) as usize)]
     }
 
     fn page(&self, slot: usize, page: u32) -> Write {
-        let from = page as usize * (PAYLOAD_BYTES / 8);
-        let words = &self.words[from..self.words.len().min(from + PAYLOAD_BYTES / 8)];
-        let payload: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
-        let offset = page_at(self.size, slot, page);
-        (offset, block::encode(MAGIC, 0, (offset / BLOCK_BYTES) as u32, &payload))
+        self.run(slot, page, 1)
+    }
+
+    /// So many pages from `first` on.
+    fn run(&self, slot: usize, first: u32, count: usize) -> Write {
+        let mut bytes = Vec::with_capacity(count * block::BLOCK);
+        let mut payload = Vec::with_capacity(PAYLOAD_BYTES);
+        for page in (first..).take(count) {
+            let from = page as usize * (PAYLOAD_BYTES / 8);
+            let words = &self.words[from..self.words.len().min(from + PAYLOAD_BYTES / 8)];
+            payload.clear();
+            payload.extend(words.iter().flat_map(|w| w.to_le_bytes()));
+            let index = (page_at(self.size, slot, page) / BLOCK_BYTES) as u32;
+            block::encode_into(&mut bytes, MAGIC, 0, index, &payload);
+        }
+        (page_at(self.size, slot, first), bytes.into())
     }
 
     /// Reads a slot's pages from the whole metadata file. A page that does not verify counts as all dirty.
@@ -182,10 +231,9 @@ impl Bitmap {
             match block::decode(MAGIC, (offset / BLOCK_BYTES) as u32, bytes) {
                 Ok((_, payload)) if payload.len() == (until - from) * 8 => {
                     let (words, _) = payload.as_chunks::<8>();
-                    map.words[from..until]
-                        .iter_mut()
-                        .zip(words)
-                        .for_each(|(w, b)| *w = u64::from_le_bytes(*b));
+                    // A word that stays as it is takes no memory.
+                    let set = words.iter().enumerate().filter(|(_, b)| **b != [0; 8]);
+                    set.for_each(|(at, b)| map.words[from + at] = u64::from_le_bytes(*b));
                 }
                 bad => {
                     let why = bad.err().map_or_else(|| "has a wrong length".to_owned(), |e| e.to_string());
@@ -252,6 +300,48 @@ mod tests {
         assert_eq!(map.unsaved(Some(&last)), vec![2]);
         map.save(0, 2);
         assert!(map.unsaved(Some(&last)).is_empty());
+        map.mark(Range { start: PAGE_BITS * 4096, end: SIZE });
+        let writes = map.save_all(3, &[0, 1, 2]);
+        assert!(map.unsaved(None).is_empty());
+        assert_eq!(writes, map.all_pages(3), "one write");
+        assert_eq!(writes[0].1.len(), 3 * block::BLOCK);
+        assert_eq!(writes[0].1[block::BLOCK..2 * block::BLOCK], map.save(3, 1).1, "page by page the same");
+        let apart: Vec<u64> = map.save_all(3, &[0, 2]).iter().map(|w| w.0).collect();
+        assert_eq!(apart, [page_at(SIZE, 3, 0), page_at(SIZE, 3, 2)]);
+    }
+
+    #[test]
+    fn nothing_is_marked_behind_the_end_and_what_was_is_cleared() {
+        let mut map = Bitmap::new(SIZE);
+        map.mark_all();
+        let end = 10 << 20;
+        map.set_end(end);
+        assert_eq!(map.dirty_bytes(), end);
+        map.mark(Range { start: end - 4096, end: end + (4 << 20) });
+        map.mark_all();
+        assert_eq!((map.dirty_bytes(), map.is_full(Range { start: 0, end: SIZE })), (end, true));
+        assert_eq!(map.runs(u64::MAX).last().map(|run| run.end), Some(end));
+        map.set_end(SIZE);
+        assert_eq!(map.dirty_bytes(), end, "what comes to it is clean");
+    }
+
+    #[test]
+    fn a_bitmap_that_grows_keeps_its_bits_and_its_end() {
+        let mut map = Bitmap::new(SIZE);
+        map.mark(Range { start: SIZE - 8192, end: SIZE });
+        let large = SIZE * 4;
+        map.grow(large);
+        assert_eq!(map.dirty_bytes(), 8192);
+        map.mark(Range { start: SIZE, end: large });
+        assert_eq!(map.dirty_bytes(), 8192, "the end stays");
+        let mut file = vec![0; file_bytes(large) as usize];
+        for (offset, bytes) in map.all_pages(2) {
+            file[offset as usize..offset as usize + bytes.len()].copy_from_slice(&bytes);
+        }
+        let (loaded, alarms) = Bitmap::load(large, 2, &file);
+        assert_eq!((loaded.dirty_bytes(), alarms), (8192, vec![]));
+        map.saved();
+        assert!(map.unsaved(None).is_empty());
     }
 
     proptest! {

@@ -46,17 +46,25 @@ pub enum BlockError {
 /// If the payload does not fit: sizes are fixed by constants, so that is a bug.
 #[must_use]
 pub fn encode(magic: [u8; 8], sequence: u64, index: u32, payload: &[u8]) -> Bytes {
+    let mut block = Vec::with_capacity(BLOCK);
+    encode_into(&mut block, magic, sequence, index, payload);
+    block.into()
+}
+
+/// The same behind what `out` holds.
+pub fn encode_into(out: &mut Vec<u8>, magic: [u8; 8], sequence: u64, index: u32, payload: &[u8]) {
     assert!(payload.len() <= PAYLOAD_BYTES, "payload of {} bytes", payload.len());
-    let mut block = vec![0; BLOCK];
+    let from = out.len();
+    out.resize(from + BLOCK, 0);
+    let block = &mut out[from..];
     block[..8].copy_from_slice(&magic);
     block[8..10].copy_from_slice(&VERSION.to_le_bytes());
     block[12..16].copy_from_slice(&(payload.len() as u32).to_le_bytes());
     block[16..24].copy_from_slice(&sequence.to_le_bytes());
     block[24..28].copy_from_slice(&index.to_le_bytes());
     block[HEADER..HEADER + payload.len()].copy_from_slice(payload);
-    let crc = checksum(&block);
+    let crc = checksum(block);
     block[28..32].copy_from_slice(&crc.to_le_bytes());
-    block.into()
 }
 
 /// Verifies a block and returns its sequence number and payload.

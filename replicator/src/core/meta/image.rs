@@ -69,6 +69,35 @@ pub fn create(superblock: &Superblock) -> Vec<Write> {
     writes
 }
 
+/// The writes that make a whole metadata file of what is in memory, for a file that takes the place of the present one.
+/// Both pairs of each record are written, from its present number on; the last numbers are returned.
+#[must_use]
+pub fn whole<'a>(
+    superblock: (&Superblock, u64),
+    log: (&[u8], u64),
+    bitmaps: impl Iterator<Item = (usize, &'a Bitmap)>,
+) -> (Vec<Write>, u64, u64) {
+    let mut writes: Vec<Write> = bitmaps.flat_map(|(slot, bitmap)| bitmap.all_pages(slot)).collect();
+    let payload = superblock.0.encode();
+    for number in [superblock.1, superblock.1 + 1] {
+        writes.extend(pair::update(superblock::MAGIC, SUPERBLOCK_AT, number, &payload));
+    }
+    for number in [log.1, log.1 + 1] {
+        writes.extend(pair::update(actlog::MAGIC, ACTLOG_AT, number, log.0));
+    }
+    (writes, superblock.1 + 1, log.1 + 1)
+}
+
+/// What the replica can hold, by its metadata file.
+///
+/// # Errors
+/// [`MetaError`] if the superblock cannot be trusted.
+pub fn size(file: &[u8]) -> Result<u64, MetaError> {
+    let region = file.get(..file.len().min(ACTLOG_AT as usize)).unwrap_or(&[]);
+    let newest = pair::load(superblock::MAGIC, "superblock", SUPERBLOCK_AT, region)?;
+    Ok(Superblock::decode(&newest.payload)?.size)
+}
+
 /// Reads a metadata file.
 ///
 /// # Errors
@@ -111,6 +140,8 @@ mod tests {
             volume: VolumeName::new("webstore").expect("a name"),
             node: NodeName::new("alpha").expect("a name"),
             size: 64 << 20,
+            offered: 64 << 20,
+            behind: false,
             epoch: Epoch { number: 7, term: TermId(0x1122) },
             generation: Generation(0xbb),
             pending: Generation(0xcc),

@@ -12,6 +12,9 @@
 //! update leaves the pair before it intact, and a flipped bit in one copy is mended from its twin. A bitmap page
 //! is rewritten in place: one that does not verify counts as all dirty, which costs time and loses nothing.
 //!
+//! A volume that grows needs larger bitmaps, so all slots move: a whole new file is made aside and takes the old one's
+//! place by its name ([`image::whole`]). A crash leaves the old file or the new one.
+//!
 //! Whoever writes several of these in one transaction gets them durable together but in no order; what must
 //! come first needs a transaction of its own ([`super::engine`] queues them).
 
@@ -47,6 +50,12 @@ pub const BITMAP_AT: u64 = 32768;
 
 /// Bytes to write at an offset of the metadata file.
 pub type Write = (u64, bytes::Bytes);
+
+/// A volume can have this size.
+#[must_use]
+pub fn is_size(bytes: u64) -> bool {
+    bytes > 0 && bytes.is_multiple_of(BLOCK_BYTES) && bytes <= MAX_VOLUME_BYTES
+}
 
 /// Bitmap pages per peer for a volume of `size` bytes.
 #[must_use]

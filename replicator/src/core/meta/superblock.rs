@@ -4,7 +4,8 @@
 //! volume, node, size u64, epoch number u64, epoch term u64, generation u64, pending u64, boot u64, flags u8,
 //! host boot id, history u8 count + u64 each, peers: 8 × (u8 present; name, base u64, tracking u8). Behind that, what
 //! later releases added, each as kind u8, length u16, content; what is not known is skipped:
-//! 1: 8 × (parted at, seconds since 1970, u64; epoch number then u64); 2: generation that is given up u64.
+//! 1: 8 × (parted at, seconds since 1970, u64; epoch number then u64); 2: generation that is given up u64;
+//! 3: offered size u64, whether the filesystem is behind it u64 (0 or 1); absent: the whole size, and it is not.
 
 use super::{MAX_PEERS, MAX_VOLUME_BYTES};
 use crate::core::codec::{Reader, text};
@@ -35,8 +36,12 @@ pub struct Superblock {
     pub volume: VolumeName,
     /// The node this replica lives on.
     pub node: NodeName,
-    /// Size in bytes.
+    /// Bytes that this replica has room for, and its bitmaps.
     pub size: u64,
+    /// Bytes that a primary offers: what is beyond has never been written to by anybody, see [`crate::core::engine`].
+    pub offered: u64,
+    /// The filesystem may not have been grown to what is offered.
+    pub behind: bool,
     /// Highest epoch seen.
     pub epoch: Epoch,
     /// Generation of the data; zero: no data yet.
@@ -69,6 +74,7 @@ pub struct Superblock {
 /// Kinds of what is behind the peers.
 const PARTED: u8 = 1;
 const YIELDS: u8 = 2;
+const OFFERED: u8 = 3;
 
 /// The payload of a valid block does not make sense: written by something else.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -134,6 +140,9 @@ impl Superblock {
         if self.yields != Generation(0) {
             added(&mut out, YIELDS, &[self.yields.0]);
         }
+        if self.offered != self.size || self.behind {
+            added(&mut out, OFFERED, &[self.offered, u64::from(self.behind)]);
+        }
         out
     }
 
@@ -179,6 +188,7 @@ impl Superblock {
             };
         }
         let (mut parted, mut yields) = ([(0, 0); MAX_PEERS], Generation(0));
+        let (mut offered, mut behind) = (size, false);
         while let Some(kind) = r.u8() {
             let bad = || BadSuperblock("additions");
             let length = usize::from(r.u16().ok_or_else(bad)?);
@@ -190,6 +200,10 @@ impl Superblock {
                     }
                 }
                 YIELDS => yields = Generation(inner.u64().ok_or_else(bad)?),
+                OFFERED => {
+                    offered = inner.u64().filter(|o| *o <= size).ok_or(BadSuperblock("offered size"))?;
+                    behind = inner.u64().filter(|b| *b <= 1).ok_or(BadSuperblock("offered size"))? == 1;
+                }
                 _ => {} // Of a later release; it is written again without it.
             }
         }
@@ -198,6 +212,8 @@ impl Superblock {
             volume,
             node,
             size,
+            offered,
+            behind,
             epoch,
             generation,
             pending,
@@ -235,6 +251,8 @@ mod tests {
             volume: VolumeName::new("webstore").expect("a name"),
             node: NodeName::new("alpha").expect("a name"),
             size: 1 << 30,
+            offered: 1 << 30,
+            behind: false,
             epoch: Epoch { number: 5, term: TermId(6) },
             generation: Generation(8),
             pending: Generation(0),
@@ -268,5 +286,20 @@ mod tests {
             let whole = cut == older.len() + 3 + 8 * 16;
             assert_eq!(Superblock::decode(&bytes[..cut]).is_ok(), whole, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn a_size_that_is_offered_is_named_only_while_it_is_not_the_whole() {
+        let whole = sample();
+        let bytes = whole.encode();
+        for (offered, behind) in [(1 << 29, false), (1 << 29, true), (1 << 30, true)] {
+            let sb = Superblock { offered, behind, ..whole.clone() };
+            let more = sb.encode();
+            assert_eq!(Superblock::decode(&more), Ok(sb), "{offered} {behind}");
+            assert_eq!(more[..bytes.len()], bytes[..], "what an older release reads");
+            assert_eq!(more.len(), bytes.len() + 3 + 16);
+        }
+        let beyond = Superblock { offered: (1 << 30) + 4096, ..whole };
+        assert_eq!(Superblock::decode(&beyond.encode()), Err(BadSuperblock("offered size")));
     }
 }

@@ -19,6 +19,8 @@ fn before() -> Superblock {
         volume: VolumeName::new("webstore").expect("a name"),
         node: NodeName::new("alpha").expect("a name"),
         size: SIZE,
+        offered: SIZE,
+        behind: false,
         epoch: Epoch { number: 7, term: TermId(0x1122) },
         generation: Generation(0xbb),
         pending: Generation(0),
@@ -137,5 +139,34 @@ fn a_bitmap_page_torn_at_any_byte_is_one_of_the_two_or_all_dirty() {
         } else {
             assert_eq!(dirty, SIZE, "{how}: what cannot be read is all dirty");
         }
+    });
+}
+
+/// A file for a larger volume is written whole, and the old one as little as before: either is read back as what was in
+/// memory, and the next update of each record goes to the pair that is not the newest.
+#[test]
+fn a_whole_new_file_is_what_was_in_memory_and_can_be_updated_at_any_byte() {
+    let large = 300 << 20;
+    let mut log = ActivityLog::default();
+    log.activate([0, 1].into_iter()).expect("there is room");
+    let payload = log.begin_write();
+    let mut map = Bitmap::new(SIZE);
+    map.mark(Range { start: 1 << 20, end: 2 << 20 });
+    map.grow(large);
+    let sb = Superblock { size: large, offered: SIZE, ..after() };
+    let (writes, superblock_at, log_at) = image::whole((&sb, 7), (&payload, 4), [(0, &map)].into_iter());
+    let mut file = vec![0; file_bytes(large) as usize];
+    apply(&mut file, &writes);
+    let loaded = image::load(&file).expect("it can be read");
+    assert_eq!((&loaded.superblock, loaded.superblock_sequence), (&sb, superblock_at));
+    assert_eq!((loaded.log.len(), loaded.log.sequence, superblock_at, log_at), (2, log_at, 8, 5));
+    assert_eq!((loaded.bitmaps[0].1.dirty_bytes(), loaded.alarms, loaded.repairs), (1 << 20, vec![], vec![]));
+    assert_eq!(image::size(&file), Ok(large));
+
+    let next = Superblock { offered: large, behind: true, ..sb.clone() };
+    let update = pair::update(superblock::MAGIC, SUPERBLOCK_AT, superblock_at + 1, &next.encode());
+    torn(&file, &update, |file, how| {
+        let found = image::load(file).unwrap_or_else(|e| panic!("{how}: {e}")).superblock;
+        assert!([&sb, &next].contains(&&found), "{how}: {found:?}");
     });
 }

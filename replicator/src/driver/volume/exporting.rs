@@ -23,7 +23,8 @@ impl Owner {
             return drop(answer.send(Err(problem(409, "not-exportable", "Cannot be exported", why))));
         }
         self.export = export::State::Busy;
-        let (store, config) = (self.store.clone(), self.engine.config().clone());
+        let (store, mut config) = (self.store.clone(), self.engine.config().clone());
+        config.size_bytes = self.engine.exportable();
         let run_dir = self.shared.options.run_dir.clone();
         self.apart(answer, move || Export::start(&store, &config, &run_dir).map(|e| Some(Box::new(e))));
     }
@@ -58,8 +59,11 @@ impl Owner {
         answer: impl Into<Option<Answer>>,
         work: impl FnOnce() -> Result<Option<Box<Export>>, String> + Send + 'static,
     ) {
-        let (sender, answer) = (self.handle.sender(), answer.into());
-        let run = move || drop(sender.send(Input::ExportDone(work(), answer)));
+        let (door, answer) = (self.handle.door.clone(), answer.into());
+        let run = move || {
+            // An error means that the volume was detached meanwhile.
+            let _ = door.send(Input::ExportDone(work(), answer));
+        };
         if let Err(error) = std::thread::Builder::new().name("export".into()).spawn(run) {
             self.export = export::State::None;
             tracing::error!(%error, "cannot start a thread for an export");

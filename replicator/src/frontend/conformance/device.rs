@@ -173,6 +173,7 @@ fn a_child_does_what_it_is_told_and_ends_when_it_is_dropped() {
     impl FrontEnd for Nothing {
         fn reply(&self, _: u64, _: Result<bytes::Bytes, crate::frontend::Errno>) {}
         fn stop(&self, _: bool) {}
+        fn resize(&self, _: u64) {}
         fn pending(&self) -> usize {
             0
         }

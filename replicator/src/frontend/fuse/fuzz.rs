@@ -21,7 +21,7 @@ pub fn fuzz_requests(data: &[u8]) {
     }
     let out = Arc::new(Mutex::new(Vec::new()));
     let sink = out.clone();
-    let tree = Tree { name: "disk".into(), size_bytes: SIZE };
+    let tree = Tree::new("disk".into(), SIZE);
     let server = Server::deaf(tree, Arc::new(move |event| sink.lock().expect("no panic").push(event)));
     let mut c = Choices::new(data);
     while !c.is_done() {

@@ -1,13 +1,16 @@
 //! The part of the FUSE protocol (linux/fuse.h) that one file behind a loop device needs. Pure: bytes in, bytes
 //! out. The kernel is trusted for its layout, not for its values.
 
+use crate::frontend::field::field;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// Largest write and read: `/proc/sys/fs/fuse/max_pages_limit` is 256 pages by default, and loop sends at most
 /// 512 KiB to 1280 KiB (DATAPATH A4).
 pub(super) const MAX_IO: u32 = 1 << 20;
 /// Requests in flight. The default of 12 costs a factor of ten with a server that takes a millisecond; more than
 /// the loop device's 128 are not asked for.
 const MAX_BACKGROUND: u16 = 256;
-/// How long the kernel may keep attributes and names: they never change.
+/// How long the kernel may keep attributes and names: only a growth changes them, and makes the kernel ask again.
 const TTL_S: u64 = 3600;
 
 pub(super) const IN_HEADER: usize = 40;
@@ -119,10 +122,18 @@ pub(super) fn parse(bytes: &[u8]) -> Option<(u64, Ask<'_>)> {
 /// The one file and its directory.
 pub(super) struct Tree {
     pub name: String,
-    pub size_bytes: u64,
+    pub size_bytes: AtomicU64,
 }
 
 impl Tree {
+    pub fn new(name: String, size_bytes: u64) -> Self {
+        Self { name, size_bytes: AtomicU64::new(size_bytes) }
+    }
+
+    pub fn size(&self) -> u64 {
+        self.size_bytes.load(Ordering::SeqCst)
+    }
+
     /// The answer to what needs no data; none for what does.
     pub fn answer(&self, ask: &Ask<'_>) -> Option<Result<Vec<u8>, i32>> {
         Some(match ask {
@@ -150,7 +161,7 @@ impl Tree {
             Ask::Getattr { .. } | Ask::Open { .. } => Err(libc::ENOENT),
             Ask::Statfs => {
                 let mut out = Vec::with_capacity(80);
-                put64(&mut out, &[self.size_bytes / 4096, 0, 0, 1, 0]);
+                put64(&mut out, &[self.size() / 4096, 0, 0, 1, 0]);
                 put32(&mut out, &[4096, 255, 4096, 0, 0, 0, 0, 0, 0, 0]);
                 Ok(out)
             }
@@ -166,7 +177,7 @@ impl Tree {
     /// `struct fuse_attr`, 88 bytes.
     fn attr(&self, node: u64, out: &mut Vec<u8>) {
         let (size, mode, links) = if node == FILE {
-            (self.size_bytes, libc::S_IFREG | 0o600, 1)
+            (self.size(), libc::S_IFREG | 0o600, 1)
         } else {
             (0, libc::S_IFDIR | 0o700, 2)
         };
@@ -216,11 +227,11 @@ pub(super) fn write_out(len: u32) -> [u8; 8] {
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+    field(bytes, at).map(u32::from_ne_bytes)
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+    field(bytes, at).map(u64::from_ne_bytes)
 }
 
 fn put64(out: &mut Vec<u8>, values: &[u64]) {
@@ -246,7 +257,7 @@ mod tests {
 
     #[test]
     fn answers_have_the_kernels_sizes() {
-        let tree = Tree { name: "disk".into(), size_bytes: 1 << 30 };
+        let tree = Tree::new("disk".into(), 1 << 30);
         let len = |ask| tree.answer(&ask).unwrap().unwrap().len();
         assert_eq!(len(Ask::Init { minor: 45, flags: u32::MAX, more: 0, max_readahead: 131_072 }), 64);
         assert_eq!(len(Ask::Lookup { parent: 1, name: b"disk" }), 128);

@@ -127,6 +127,11 @@ impl Server {
         self.device.as_fd()
     }
 
+    /// From now on the file has this size for whoever asks.
+    pub fn resize(&self, size_bytes: u64) {
+        self.tree.size_bytes.fetch_max(size_bytes, Ordering::SeqCst);
+    }
+
     /// The loop device exists: from now on every flush counts.
     pub fn attached(&self) {
         self.untouched.store(false, Ordering::SeqCst);
@@ -258,7 +263,7 @@ impl Server {
         offset.is_multiple_of(BLOCK)
             && len.is_multiple_of(BLOCK)
             && len > 0
-            && offset.checked_add(len).is_some_and(|end| end <= self.tree.size_bytes)
+            && offset.checked_add(len).is_some_and(|end| end <= self.tree.size())
     }
 
     fn hand_out(&self, id: u64, op: Op, expected: Expected) {
@@ -311,7 +316,7 @@ mod tests {
     #[test]
     fn requests_beyond_the_bound_are_handed_out_when_others_are_answered() {
         let (sink, out) = channel();
-        let tree = Tree { name: "disk".into(), size_bytes: 1 << 30 };
+        let tree = Tree::new("disk".into(), 1 << 30);
         let server = Arc::new(Server::deaf(tree, Arc::new(move |event| drop(sink.send(event)))));
         let fit = MAX_HELD as u64 / u64::from(MAX_IO);
         (0..fit).for_each(|id| server.hear(&read(id)));

@@ -61,7 +61,8 @@ pub(super) fn negotiate(stream: &UnixStream, server: &Server) -> io::Result<Opti
     send(stream, &[&greeting()])?;
     let mut flags = [0; 4];
     read_within(stream, &mut flags, deadline)?;
-    let Some(mut negotiation) = Negotiation::new(&server.export, u32::from_be_bytes(flags)) else {
+    let export = server.export();
+    let Some(mut negotiation) = Negotiation::new(&export, u32::from_be_bytes(flags)) else {
         return Ok(None);
     };
     let agreed = loop {
@@ -131,11 +132,12 @@ impl Connection {
     pub fn read_requests(self: &Arc<Self>, server: &Arc<Server>) -> &'static str {
         let mut input = BufReader::with_capacity(READ_BUFFER, &self.stream);
         let mut head = [0; REQUEST_LEN];
+        let export = server.export();
         loop {
             if input.read_exact(&mut head).is_err() {
                 return "the client closed it";
             }
-            let Some(call) = proto::call(&head, &server.export, self.agreed) else {
+            let Some(call) = proto::call(&head, &export, self.agreed) else {
                 return "the client sent what is no request";
             };
             let bytes = match call.ask {

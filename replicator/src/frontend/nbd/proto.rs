@@ -4,6 +4,8 @@
 //! After <https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>; all numbers are big endian. Lengths
 //! are checked before they are used; nothing here panics on any input.
 
+use crate::frontend::field::field;
+
 /// Longest payload of a read or write, and what clients are told. `qemu-img`, `nbdcopy` and the kernel's client ask for
 /// at most 2 MiB at a time; it bounds what one connection may hold (see `connection::BUDGET`).
 pub(super) const MAX_PAYLOAD: u32 = 4 << 20;
@@ -272,15 +274,15 @@ fn chunk(kind: u16, cookie: u64, len: u32, room: usize) -> Vec<u8> {
 }
 
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(bytes.get(at..at.checked_add(2)?)?.try_into().ok()?))
+    field(bytes, at).map(u16::from_be_bytes)
 }
 
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_be_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
+    field(bytes, at).map(u32::from_be_bytes)
 }
 
 pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_be_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
+    field(bytes, at).map(u64::from_be_bytes)
 }
 
 #[cfg(test)]

@@ -23,7 +23,9 @@ const POLL: Duration = Duration::from_millis(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Server {
-    pub export: Export,
+    export: Export,
+    /// Of the export, for whoever connects from now on.
+    size_bytes: AtomicU64,
     map: Option<Arc<dyn Map>>,
     sink: EventSink,
     pending: Mutex<HashMap<u64, Piece>>,
@@ -47,6 +49,7 @@ struct Piece {
 impl Server {
     pub fn new(export: Export, map: Option<Arc<dyn Map>>, sink: EventSink) -> Arc<Self> {
         Arc::new(Self {
+            size_bytes: AtomicU64::new(export.size_bytes),
             export,
             map,
             sink,
@@ -57,6 +60,20 @@ impl Server {
             closed: AtomicBool::new(false),
             read_bytes: AtomicU64::new(0),
         })
+    }
+
+    /// What a client that connects now is served. It keeps that: the protocol has no word for a size that changes.
+    pub fn export(&self) -> Export {
+        Export { size_bytes: self.size_bytes.load(Ordering::SeqCst), ..self.export.clone() }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.export.name
+    }
+
+    pub fn resize(&self, size_bytes: u64) {
+        self.size_bytes.fetch_max(size_bytes, Ordering::SeqCst);
     }
 
     /// Accepts clients until the listener is shut down.

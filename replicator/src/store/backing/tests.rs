@@ -190,3 +190,30 @@ fn flushes_that_wait_together_all_complete() {
     tags.sort_unstable();
     assert_eq!(tags, (0..40).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_store_grows_under_its_commands_and_only_a_file_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("v");
+    let rig = Rig::create(&path, MIB);
+    rig.run(StoreOp::Write { offset: 0, data: block(3) }).unwrap();
+    assert!(rig.run(StoreOp::Read { offset: MIB, len: 4096 }).is_err());
+    rig.store.grow(2 * MIB).unwrap();
+    rig.store.grow(MIB).unwrap();
+    assert_eq!((rig.store.size_bytes(), std::fs::metadata(&path).unwrap().len()), (2 * MIB, 2 * MIB));
+    assert_eq!(rig.run(StoreOp::Read { offset: MIB, len: 4096 }).unwrap(), Some(block(0)));
+    rig.run(StoreOp::Write { offset: 2 * MIB - 4096, data: block(4) }).unwrap();
+    drop(rig);
+
+    // A growth that was interrupted left it longer than its metadata say; no longer than was asked for.
+    let backing = Backing::File(path.clone());
+    assert!(matches!(BackingStore::open(&backing, MIB, |_| ()), Err(StoreError::Size { .. })));
+    assert!(BackingStore::open_growing(&backing, MIB, 2 * MIB - 4096, |_| ()).is_err());
+    let store = BackingStore::open_growing(&backing, MIB, 2 * MIB, |_| ()).unwrap();
+    assert_eq!(store.size_bytes(), MIB);
+    drop(store);
+    // Nobody makes a device larger from here; a file stands in for one that has the size it has.
+    let device = BackingStore::open(&Backing::Device(path), 2 * MIB, |_| ()).unwrap();
+    let error = device.grow(3 * MIB).unwrap_err().to_string();
+    assert!(error.contains("has 2097152 bytes, the volume 3145728"), "{error}");
+}

@@ -135,7 +135,7 @@ impl Sim {
     }
 
     pub(super) fn read(&mut self, leader: usize, id: u64) {
-        let blocks: Vec<u64> = super::used(self.w.size).collect();
+        let blocks: Vec<u64> = super::used(self.exports(leader)).collect();
         let block = blocks[self.w.random.below(blocks.len() as u64) as usize];
         let acked = self.history.get(&block).map_or(0, |h| h.acked);
         self.reads.insert(id, (block, acked));
