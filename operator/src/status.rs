@@ -3,8 +3,20 @@
 //!
 //! `GET /v1/status` answers a [`ClusterStatus`]. Facts about other nodes carry `age_ms`: how old they are.
 
+mod etcd;
+mod fence;
+mod heartbeat;
+
+pub use etcd::{EtcdMember, EtcdState, GroupMemory, SLOW};
+pub use fence::{FenceDeviceStatus, FenceRecord, FenceStatus, Safety};
+pub use heartbeat::{
+    GapBucket, HeardNode, HearingStatus, HeartbeatLinkCounters, HeartbeatLinkStatus, HeartbeatPeerCounters,
+    HeartbeatPeerStatus, HeartbeatStatus, LinkState, MeasuredGaps, RefusedDatagrams,
+};
+
+use crate::basis::{Entitlement, GroupSettings, TimersStatus};
 use crate::core::record::StoredNote;
-use baton_replicator::api::{Handshakes, VolumeStatus};
+use baton_replicator::api::{Handshakes, MemoryStatus, VolumeStatus};
 use baton_replicator::types::{BootId, DiskState, Epoch, GroupName, Member, NodeName, VolumeName};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -47,6 +59,13 @@ pub struct ClusterStatus {
     /// Whom the answering node tells, and how that goes, by name.
     #[serde(default)]
     pub notifications: Vec<NotificationStatus>,
+    /// Heartbeat links of the answering node, and who hears whom.
+    #[serde(default)]
+    #[schema(required)]
+    pub heartbeat: HeartbeatStatus,
+    /// The timers that the answering node decides by.
+    #[serde(default)]
+    pub timers: TimersStatus,
 }
 
 /// A certificate in use.
@@ -94,6 +113,18 @@ pub struct EtcdStatus {
     /// Age of its last answer, milliseconds; none if it never answered.
     #[serde(default)]
     pub age_ms: Option<u64>,
+    /// Whether it confirms what is asked, in good time; and if not, what is wrong.
+    #[serde(default)]
+    pub state: EtcdState,
+    /// How long a confirmed request takes, milliseconds, smoothed.
+    #[serde(default)]
+    pub latency_ms: Option<f64>,
+    /// How many members vote; none before that is known.
+    #[serde(default)]
+    pub voters: Option<u32>,
+    /// Its members, as they answered within the last ten seconds.
+    #[serde(default)]
+    pub members: Vec<EtcdMember>,
 }
 
 /// Operator's wish for a node.
@@ -181,6 +212,47 @@ pub struct NodeStatus {
     /// Its last request to etcd succeeded; none if never heard.
     #[serde(default)]
     pub etcd: Option<bool>,
+    /// Where heartbeats are sent to it, one address per link.
+    #[serde(default)]
+    pub heartbeat: Vec<String>,
+    /// Where blocks are sent to it, one address per link, the preferred one first.
+    #[serde(default)]
+    pub replication: Vec<String>,
+    /// Memory of its replicator, known of the answering node only; none while the replicator does not answer.
+    #[serde(default)]
+    pub replicator_memory: Option<MemoryStatus>,
+    /// What keeps its addresses from answering when it may not serve; none if it has not said.
+    #[serde(default)]
+    pub fencing: Option<FencingStatus>,
+    /// External fence agents that can switch it off; none if it has none.
+    #[serde(default)]
+    pub fence: Option<FenceStatus>,
+}
+
+/// What keeps a node's addresses from answering past the moment until which it may serve, with its agent dead or frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FencedBy {
+    /// Packets are dropped by nftables from that moment on.
+    Nftables,
+    /// The kernel removes the addresses when their lifetime is over.
+    AddressLifetime,
+}
+
+/// The fence in force on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FencingStatus {
+    /// What it is.
+    pub by: FencedBy,
+    /// How long after that moment an address may still answer, milliseconds.
+    pub bound_ms: u64,
+    /// Why it is not nftables; known on the node itself only.
+    pub reason: Option<String>,
+    /// How often somebody else removed the rules since the agent started; known on the node itself only.
+    pub restored: u64,
+    /// A watchdog device resets the host if its agent hangs.
+    #[serde(default)]
+    pub watchdog: bool,
 }
 
 /// State of a group on one node.
@@ -229,6 +301,12 @@ pub struct GroupStatus {
     pub members: Vec<Member>,
     /// Node an operator asked for.
     pub target: Option<NodeName>,
+    /// Who pinned it and why; none if nobody did.
+    #[serde(default)]
+    pub pinned: Option<ModeNote>,
+    /// Who disabled it and why; none if nobody did.
+    #[serde(default)]
+    pub disabled: Option<ModeNote>,
     /// Addresses of the group (CIDR).
     pub addresses: Vec<String>,
     /// State of each node towards the group, by name.
@@ -237,8 +315,16 @@ pub struct GroupStatus {
     pub volumes: Vec<VolumeStatus>,
     /// Services on the leader, as far as known.
     pub services: Vec<ServiceStatus>,
+    /// Checks of the group that the answering node makes: all of them on the leader, those that a standby is judged by on
+    /// the others.
+    #[serde(default)]
+    pub checks: Vec<CheckStatus>,
     /// The newest takeover or handover this agent carried out.
     pub last_takeover: Option<Takeover>,
+    /// What keeps its leader from serving beside another node, beside promises.
+    #[serde(default)]
+    #[schema(required)]
+    pub safety: Vec<Safety>,
     /// How old these facts are.
     #[serde(default)]
     #[schema(required)]
@@ -249,9 +335,24 @@ pub struct GroupStatus {
     /// How long it served since this agent watches it.
     #[serde(default)]
     pub availability: Availability,
+    /// What the specification says of it, as far as leadership rests on it.
+    #[serde(default)]
+    pub settings: GroupSettings,
+    /// What the answering node may serve it on; none if that does not lead it.
+    #[serde(default)]
+    pub entitlement: Option<Entitlement>,
+    /// What the answering node remembers of the group itself, beside what etcd says.
+    #[serde(default)]
+    pub memory: Option<GroupMemory>,
 }
 
 impl GroupStatus {
+    /// It does not run because somebody wants so.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        self.disabled.is_some() && self.leader.is_none()
+    }
+
     /// Who could take over now, by name.
     pub fn ready_standbys(&self) -> impl Iterator<Item = &NodeName> {
         let spare = |n: &&GroupNode| n.ready && Some(&n.node) != self.leader.as_ref();
@@ -341,6 +442,46 @@ pub struct ServiceStatus {
     pub error: Option<String>,
 }
 
+/// Where a check stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckState {
+    /// Has not passed since the group began to serve here.
+    #[default]
+    Starting,
+    /// Passes.
+    Passing,
+    /// Fails.
+    Failing,
+    /// Fails for a reason that neither a restart nor a move would cure, or never passed: a person has to see to it.
+    Alarm,
+}
+
+/// One check of a group, as the answering node makes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CheckStatus {
+    /// Its name.
+    pub name: String,
+    /// `http`, `tcp`, `exec`, `sql`, `docker`, `write` or `ping`.
+    pub kind: String,
+    /// The service that it blames; none = all of them.
+    pub service: Option<String>,
+    /// What is done when it fails: `restart`, `move` or `alarm`; `prefer` of a ping: another node is preferred.
+    pub on_failure: String,
+    /// Where it stands.
+    pub state: CheckState,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// What the last one found wrong; none if it was good.
+    pub last_error: Option<String>,
+    /// The last one could not find anything out: it counts neither way.
+    pub unknown: bool,
+    /// How long the last one took, milliseconds; none before the first.
+    pub duration_ms: Option<u64>,
+    /// Since the last one ended, milliseconds; none before the first.
+    pub age_ms: Option<u64>,
+}
+
 /// Duration of a change of leadership by step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Takeover {
@@ -364,6 +505,9 @@ pub struct TakeoverStep {
     pub step: String,
     /// How long it took.
     pub ms: u64,
+    /// When it was done, from the same moment as the total, milliseconds.
+    #[serde(default)]
+    pub at_ms: u64,
 }
 
 /// An entry of the history.
@@ -383,6 +527,9 @@ pub struct Event {
     pub severity: String,
     /// What happened and why, one sentence.
     pub message: String,
+    /// The timeline of a change of leadership that is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takeover: Option<Takeover>,
 }
 
 /// A target of notifications, as the answering node's deliveries to it go.

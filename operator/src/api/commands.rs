@@ -2,6 +2,7 @@
 
 use super::{Applied, Apply, ApplyError, SpecVersion};
 use crate::core::record::ModeWish;
+use crate::fence::Action;
 use crate::notify::TestOutcome;
 use crate::status::{Event, NodeMode};
 use baton_replicator::api::ExportStatus;
@@ -60,6 +61,32 @@ pub struct ModeChange {
     pub until: Option<u64>,
 }
 
+/// What somebody wants of a group's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It leaves its node only when it must; it is moved to this node first, if one is named.
+    Pin(Option<NodeName>),
+    /// It may move by itself again.
+    Unpin,
+    /// It is stopped, and nobody starts it.
+    Disable,
+    /// It may run again.
+    Enable,
+}
+
+/// A change of a group's place. What is left out stays as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlaceChange {
+    /// What is wanted.
+    pub what: Place,
+    /// Who asks.
+    pub by: String,
+    /// Whose business it is, if not theirs.
+    pub owner: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+}
+
 /// How a split brain shall end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -74,6 +101,18 @@ pub struct Resolve {
 
 fn yes() -> bool {
     true
+}
+
+/// After etcd lost a group's record: the group shall start again from what the answering node holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    /// Nodes that are not heard and of which a person knows that they are off.
+    #[serde(default)]
+    pub off: Vec<NodeName>,
+    /// Writes that the answering node lacks may be lost.
+    #[serde(default)]
+    pub accept_data_loss: bool,
 }
 
 /// A command that was written as desired state; whichever agent it concerns carries it out.
@@ -130,8 +169,27 @@ pub trait Commands: Send + Sync + 'static {
         how: How,
     ) -> BoxFuture<'_, Result<Accepted, CommandError>>;
 
+    /// Pins or disables `group`, or takes that back.
+    fn place_group(
+        &self,
+        group: GroupName,
+        change: PlaceChange,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+
     /// A person vouches for what etcd says about `group` now. Concerns this agent only: every agent has to hear it.
     fn recover(&self, group: GroupName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+
+    /// Writes the record of `group` anew, from what this agent's node holds, after etcd lost it.
+    fn restore(
+        &self,
+        group: GroupName,
+        request: Restore,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+
+    /// Writes back to etcd what it lacks of the cluster and this agent remembers.
+    fn write_back(&self, by: String, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>>;
 
     /// The newest `last` entries of the history, oldest first.
     fn events(&self, last: usize) -> BoxFuture<'_, Result<Vec<Event>, CommandError>>;
@@ -189,6 +247,19 @@ pub trait Commands: Send + Sync + 'static {
         node: Option<NodeName>,
         how: How,
     ) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+
+    /// Does something to `node` by its external fence agents, from this node, in the background. `who` asked.
+    fn fence(
+        &self,
+        node: NodeName,
+        action: Action,
+        who: String,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+
+    /// Asks every fence device whether it answers, in the background.
+    fn fence_test(&self) -> BoxFuture<'_, Result<Accepted, CommandError>>;
+
     /// Serves a snapshot of the replica here for backup. Concerns this node only.
     fn export(&self, volume: VolumeName) -> BoxFuture<'_, Result<ExportStatus, CommandError>>;
 

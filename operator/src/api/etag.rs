@@ -23,7 +23,7 @@ use std::fmt;
 /// Answers longer than this are not tagged by content. The status of 100 groups on three nodes has about half a MiB.
 const TAGGED_MAX: u64 = 16 << 20;
 /// Fields of status that are measured rather than decided: they do not count for a tag.
-pub(super) const MEASURED: [&str; 22] = [
+pub(super) const MEASURED: [&str; 24] = [
     "activity_log_extents",
     "age_ms",
     "at",
@@ -31,11 +31,13 @@ pub(super) const MEASURED: [&str; 22] = [
     "copied_bytes",
     "counters",
     "dirty_bytes",
+    "entitlement",
     "fresh",
     "frozen_since",
     "lag_us",
     "late_heartbeats",
     "longest_gap_ms",
+    "measured",
     "notifications",
     "oldest_unacked_ms",
     "reason",

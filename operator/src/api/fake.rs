@@ -1,11 +1,12 @@
 //! A driver for tests of the API and of its client.
 
 use super::{
-    Accepted, Applied, Apply, ApplyError, CommandError, Commands, How, ModeChange, Resolve, SpecDocument,
-    SpecVersion, Wish,
+    Accepted, Applied, Apply, ApplyError, CommandError, Commands, How, ModeChange, PlaceChange, Resolve,
+    Restore, SpecDocument, SpecVersion, Wish,
 };
 use crate::cli::fixture;
 use crate::core::record::ModeWish;
+use crate::fence::Action;
 use crate::notify::TestOutcome;
 use crate::spec::{Change, Impact, Spec};
 use crate::status::Event;
@@ -80,8 +81,32 @@ impl Commands for Fake {
     ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         self.record(format!("move {group} {to:?}"), how)
     }
+    fn place_group(
+        &self,
+        group: GroupName,
+        change: PlaceChange,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        let PlaceChange { what, owner, reason, .. } = change;
+        let owner = owner.map(|o| format!(" for {o}")).unwrap_or_default();
+        let reason = reason.map(|r| format!(": {r}")).unwrap_or_default();
+        self.record(format!("{group} {what:?}{owner}{reason}"), how)
+    }
     fn recover(&self, group: GroupName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         self.record(format!("recover {group}"), how)
+    }
+    fn restore(
+        &self,
+        group: GroupName,
+        request: Restore,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        let off: Vec<&str> = request.off.iter().map(|n| n.as_str()).collect();
+        let loss = if request.accept_data_loss { " accepting loss" } else { "" };
+        self.record(format!("restore {group} off [{}]{loss}", off.join(", ")), how)
+    }
+    fn write_back(&self, by: String, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        self.record(format!("write back by {by}"), how)
     }
     fn events(&self, last: usize) -> BoxFuture<'_, Result<Vec<Event>, CommandError>> {
         let mut all = fixture::history();
@@ -130,6 +155,18 @@ impl Commands for Fake {
         how: How,
     ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         self.record(format!("release {volume} {snapshot} {node:?}"), how)
+    }
+    fn fence(
+        &self,
+        node: NodeName,
+        action: Action,
+        who: String,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        self.record(format!("fence {node} {} for {who}", action.word()), how)
+    }
+    fn fence_test(&self) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        self.record("fence test".into(), How::default())
     }
     fn stop_verify(&self, volume: VolumeName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         self.record(format!("stop verify {volume}"), how)

@@ -11,6 +11,8 @@ mod events;
 mod export;
 #[cfg(test)]
 pub(crate) mod fake;
+mod fence;
+mod foresight;
 mod history;
 mod idempotency;
 mod limits;
@@ -19,6 +21,7 @@ mod meta;
 mod mode;
 mod notify;
 mod openapi;
+mod placement;
 mod problem;
 mod read;
 mod resolve;
@@ -29,7 +32,10 @@ mod verify;
 mod view;
 mod write;
 
-pub use commands::{Accepted, CommandError, Commands, How, ModeChange, Resolve, SpecDocument, Wish};
+pub use commands::{
+    Accepted, CommandError, Commands, How, ModeChange, Place, PlaceChange, Resolve, Restore, SpecDocument,
+    Wish,
+};
 pub use limits::Limits;
 pub use spec::{Applied, Apply, ApplyError, SpecVersion};
 
@@ -128,6 +134,8 @@ fn viewer() -> OpenApiRouter<ApiState> {
         .routes(routes!(read::groups))
         .routes(routes!(read::group))
         .routes(routes!(read::target))
+        .routes(routes!(foresight::explain_group))
+        .routes(routes!(foresight::what_if))
         .routes(routes!(read::nodes))
         .routes(routes!(read::node))
         .routes(routes!(mode::mode))
@@ -150,6 +158,8 @@ fn operator() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new()
         .routes(routes!(write::move_group))
         .routes(routes!(write::cancel_move))
+        .routes(routes!(placement::pin, placement::unpin))
+        .routes(routes!(placement::disable, placement::enable))
         .routes(routes!(mode::set_mode))
         .routes(routes!(notify::test))
         .routes(routes!(verify::verify, verify::stop_verify))
@@ -162,6 +172,10 @@ fn operator() -> OpenApiRouter<ApiState> {
 fn admin() -> OpenApiRouter<ApiState> {
     OpenApiRouter::new()
         .routes(routes!(write::recover))
+        .routes(routes!(write::restore))
+        .routes(routes!(write::write_back))
+        .routes(routes!(fence::fence))
+        .routes(routes!(fence::test))
         .routes(routes!(resolve::resolve))
         .routes(routes!(resolve::release))
         .routes(routes!(tokens::list, tokens::create))

@@ -52,16 +52,25 @@ pub(super) struct ModeRequest {
 impl ModeRequest {
     /// What is asked for, at `now` seconds since 1970.
     fn change(self, by: String, now: u64) -> Result<ModeChange, ApiError> {
-        line(self.reason.as_deref(), "reason", REASON_MAX)?;
-        line(self.owner.as_deref(), "owner", OWNER_MAX)?;
-        if self.owner.as_deref() == Some("") {
-            return Err(wrong("owner", "it is empty"));
-        }
+        said(self.owner.as_deref(), self.reason.as_deref())?;
         let length = self.length.as_deref().map(length).transpose()?;
         let until = self.until.as_deref().map(moment).transpose()?;
         let end = length.map(|l| now.saturating_add(l.as_secs())).into_iter().chain(until).min();
         Ok(ModeChange { mode: self.mode, by, owner: self.owner, reason: self.reason, until: end })
     }
+}
+
+/// Owner and reason of a wish.
+///
+/// # Errors
+/// One of them is not what it should be.
+pub(super) fn said(owner: Option<&str>, reason: Option<&str>) -> Result<(), ApiError> {
+    line(reason, "reason", REASON_MAX)?;
+    line(owner, "owner", OWNER_MAX)?;
+    if owner == Some("") {
+        return Err(wrong("owner", "it is empty"));
+    }
+    Ok(())
 }
 
 fn wrong(field: &str, why: &str) -> ApiError {

@@ -101,7 +101,7 @@ pub(super) async fn create(
         return Err(ApiError::bad_request("A token ends in 1 second to 10 years, or never.".to_owned()));
     }
     let security = security(&api)?;
-    let mut all = security.vault.all().await.map_err(away)?;
+    let all = security.vault.all().await.map_err(away)?;
     if all.len() >= MAX_TOKENS {
         return Err(ApiError::refused(format!(
             "There are {MAX_TOKENS} tokens. Revoke some: 'baton token list'."
@@ -111,9 +111,9 @@ pub(super) async fn create(
     let expires = request.expires_in_s.map(|s| now + s);
     let (record, token) = generate(name.as_str(), request.role, &who.name, now, expires);
     security.vault.add(record.clone()).await.map_err(away)?;
-    // Good at this agent at once; the others follow within a second.
-    all.push(record.clone());
-    security.tokens.replace(all);
+    // Good at this agent at once; the others follow within a second. Those known here stay: an etcd that was emptied has
+    // revoked none of them.
+    security.tokens.add(record.clone());
     let message = format!("token {} of {name} with the role {} made", record.id, request.role);
     Ok((StatusCode::CREATED, Json(TokenMade { message, info: record.info(), token })))
 }
@@ -137,9 +137,17 @@ pub(super) async fn revoke(
     if id.is_empty() || !id.chars().all(|c| c.is_ascii_hexdigit()) {
         return Err(ApiError::not_found(format!("'{id}' is no token's id. See 'baton token list'.")));
     }
-    if !security.vault.remove(id.clone()).await.map_err(away)? {
+    let held = security.vault.remove(id.clone()).await.map_err(away)?;
+    if !security.tokens.remove(&id) && !held {
         return Err(ApiError::not_found(format!("There is no token {id}. See 'baton token list'.")));
     }
-    security.tokens.replace(security.vault.all().await.map_err(away)?);
-    Ok(Json(super::Accepted { message: format!("token {id} revoked"), ..super::Accepted::default() }))
+    let message = if held {
+        format!("token {id} revoked")
+    } else {
+        format!(
+            "token {id} revoked at this agent; etcd did not hold it: if etcd was emptied, revoke it at every agent before \
+             'baton cluster recover'"
+        )
+    };
+    Ok(Json(super::Accepted { message, ..super::Accepted::default() }))
 }

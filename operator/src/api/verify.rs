@@ -1,10 +1,9 @@
 //! What is asked of volumes: a comparison of their replicas and its end, a pause of their resyncs and its end.
 
 use super::problem::ApiError;
+use super::write::{Answer, DryRun, answer};
 use super::{Accepted, ApiState, How};
-use axum::Json;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
 use baton_replicator::types::VolumeName;
 use serde::Deserialize;
 
@@ -14,10 +13,6 @@ pub(super) struct VerifyQuery {
     repair: bool,
     #[serde(default)]
     dry_run: bool,
-}
-
-fn answer(accepted: Accepted) -> (StatusCode, Json<Accepted>) {
-    (if accepted.dry_run { StatusCode::OK } else { StatusCode::ACCEPTED }, Json(accepted))
 }
 
 /// Compares the replicas of a volume, block by block, while it is in use.
@@ -44,10 +39,10 @@ pub(super) async fn verify(
     State(api): State<ApiState>,
     Path(volume): Path<String>,
     Query(query): Query<VerifyQuery>,
-) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+) -> Answer {
     let volume = known_volume(&api, &volume)?;
     let how = How { dry_run: query.dry_run, expected: None };
-    Ok(answer(api.commands.verify(volume, query.repair, how).await?))
+    answer(api.commands.verify(volume, query.repair, how).await?)
 }
 
 /// Stops a verify.
@@ -70,17 +65,11 @@ pub(super) async fn verify(
 pub(super) async fn stop_verify(
     State(api): State<ApiState>,
     Path(volume): Path<String>,
-    Query(query): Query<VerifyQuery>,
-) -> Result<(StatusCode, Json<Accepted>), ApiError> {
+    Query(query): Query<DryRun>,
+) -> Answer {
     let volume = known_volume(&api, &volume)?;
     let how = How { dry_run: query.dry_run, expected: None };
-    Ok(answer(api.commands.stop_verify(volume, how).await?))
-}
-
-#[derive(Deserialize)]
-pub(super) struct PauseQuery {
-    #[serde(default)]
-    dry_run: bool,
+    answer(api.commands.stop_verify(volume, how).await?)
 }
 
 /// Lets the resyncs of a volume stand still.
@@ -105,11 +94,9 @@ pub(super) struct PauseQuery {
 pub(super) async fn pause(
     State(api): State<ApiState>,
     Path(volume): Path<String>,
-    Query(query): Query<PauseQuery>,
-) -> Result<(StatusCode, Json<Accepted>), ApiError> {
-    let volume = known_volume(&api, &volume)?;
-    let how = How { dry_run: query.dry_run, expected: None };
-    Ok(answer(api.commands.pause_resync(volume, true, how).await?))
+    Query(query): Query<DryRun>,
+) -> Answer {
+    resyncs(&api, &volume, true, &query).await
 }
 
 /// Lets the resyncs of a volume go on.
@@ -132,11 +119,15 @@ pub(super) async fn pause(
 pub(super) async fn resume(
     State(api): State<ApiState>,
     Path(volume): Path<String>,
-    Query(query): Query<PauseQuery>,
-) -> Result<(StatusCode, Json<Accepted>), ApiError> {
-    let volume = known_volume(&api, &volume)?;
+    Query(query): Query<DryRun>,
+) -> Answer {
+    resyncs(&api, &volume, false, &query).await
+}
+
+async fn resyncs(api: &ApiState, volume: &str, paused: bool, query: &DryRun) -> Answer {
+    let volume = known_volume(api, volume)?;
     let how = How { dry_run: query.dry_run, expected: None };
-    Ok(answer(api.commands.pause_resync(volume, false, how).await?))
+    answer(api.commands.pause_resync(volume, paused, how).await?)
 }
 
 pub(super) fn known_volume(api: &ApiState, name: &str) -> Result<VolumeName, ApiError> {

@@ -5,11 +5,11 @@
 
 use super::etag::{self, Tag};
 use super::problem::ApiError;
-use super::{Accepted, ApiState, How, Wish};
+use super::{Accepted, ApiState, How, Restore, Wish};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, StatusCode, header};
 use baton_replicator::types::{GroupName, NodeName};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -136,6 +136,69 @@ pub(super) async fn recover(
     let group = known_group(&api, &group)?;
     let how = How { dry_run: query.dry_run, expected: None };
     answer(api.commands.recover(group, how).await?)
+}
+
+/// Starts a group again from what the answering node holds, after etcd lost its record.
+///
+/// The record is written anew: only the answering node is in sync. Refused (409) while etcd's record is trusted, while
+/// anybody leads the group, while a node that may hold more is not heard, or if the answering node did not serve the last
+/// epoch known; the last two unless a person says which nodes are off, and that data may be lost. Afterwards every
+/// agent is asked to trust the record (`recoverGroup`). `baton cluster recover` does both.
+#[utoipa::path(
+    post,
+    path = "/v1/groups/{group}/restore",
+    operation_id = "restoreGroup",
+    tag = "groups",
+    params(
+        ("group" = GroupName, Path, description = "Name of the group."),
+        ("dry_run" = Option<bool>, Query, description = "Say what would happen and whether it would be refused; change nothing.")
+    ),
+    request_body(content = Option<Restore>, example = json!({"off": ["beta"], "accept_data_loss": true})),
+    responses(
+        (status = 200, description = "Dry run: what would happen.", body = Accepted),
+        (status = 202, description = "The record is written.", body = Accepted)
+    )
+)]
+pub(super) async fn restore(
+    State(api): State<ApiState>,
+    Path(group): Path<String>,
+    Query(query): Query<DryRun>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Answer {
+    let request: Restore = super::placement::body_of(&headers, &body, r#"{"off": ["NODE"]}"#)?;
+    let group = known_group(&api, &group)?;
+    for node in &request.off {
+        known_node(&api, node.as_str())?;
+    }
+    let how = How { dry_run: query.dry_run, expected: None };
+    answer(api.commands.restore(group, request, how).await?)
+}
+
+/// Writes back what etcd lacks of the cluster and the answering agent remembers.
+///
+/// That is the specification, and with it the tokens. Nothing that etcd holds is changed.
+#[utoipa::path(
+    post,
+    path = "/v1/recover",
+    operation_id = "recoverCluster",
+    tag = "specification",
+    params(
+        ("dry_run" = Option<bool>, Query, description = "Say what would happen and whether it would be refused; change nothing.")
+    ),
+    responses(
+        (status = 200, description = "Dry run: what would happen.", body = Accepted),
+        (status = 202, description = "Written, or nothing was lacking.", body = Accepted)
+    )
+)]
+pub(super) async fn write_back(
+    State(api): State<ApiState>,
+    Query(query): Query<DryRun>,
+    extensions: Extensions,
+) -> Answer {
+    let by = super::access::principal(&extensions)?.name;
+    let how = How { dry_run: query.dry_run, expected: None };
+    answer(api.commands.write_back(by, how).await?)
 }
 
 async fn target_held(

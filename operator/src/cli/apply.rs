@@ -4,6 +4,7 @@
 //! so nothing is applied that was not shown.
 
 use super::args::{ApplyArgs, ApplyHow};
+use super::ask::ask;
 use super::client::decode;
 use super::{ApiClient, CliError, Exit, Steps, format, print, spec};
 use crate::api::{Applied, SpecDocument};
@@ -11,7 +12,6 @@ use crate::spec::{Impact, Plan};
 use crate::status::{ClusterStatus, GroupState};
 use reqwest::Method;
 use std::collections::BTreeSet;
-use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -82,7 +82,7 @@ async fn carry_out(
         return Err(CliError::new(Exit::Failed, "nothing was applied: some of this is refused", ""));
     }
     if plan.impact() > Some(Impact::Live) && !how.yes {
-        ask()?;
+        ask("Apply?", "nothing was applied", "it interrupts a service")?;
     }
     let applied = send(client, request, version, false, &how.message).await?;
     let done = match applied.applied {
@@ -115,26 +115,6 @@ async fn send(
         request.timeout(super::client::ANSWER_TIMEOUT).header("if-match", format!("\"{version}\""))
     });
     decode(answer.await?).await
-}
-
-/// Asks on the terminal; without one somebody must have said yes before.
-fn ask() -> Result<(), CliError> {
-    let not = |why: &str| Err(CliError::new(Exit::Failed, format!("nothing was applied: {why}"), ""));
-    if !io::stdin().is_terminal() {
-        return not("it interrupts a service, and there is no terminal to ask on; say --yes");
-    }
-    // A prompt that cannot be shown is a question that was not asked.
-    let prompt = |mut out: io::Stderr| out.write_all(b"Apply? [y/N] ").and_then(|()| out.flush());
-    if prompt(io::stderr()).is_err() {
-        return not("the question could not be asked; say --yes");
-    }
-    let mut answer = String::new();
-    let read = io::stdin().lock().read_line(&mut answer).is_ok();
-    if read && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes") {
-        Ok(())
-    } else {
-        not("you did not say yes")
-    }
 }
 
 /// Until every living node runs the version and every group serves with all its services.

@@ -74,6 +74,9 @@ pub enum Command {
     /// One node.
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Heartbeat links of the answering node: state, losses and gaps of each, who hears whom, and the timers that the
+    /// measured gaps would allow.
+    Links(Format),
     /// One line per group: state, leader, epoch, who could take over.
     Groups(Format),
     /// One group.
@@ -88,6 +91,9 @@ pub enum Command {
         #[command(flatten)]
         format: Format,
     },
+    /// What would happen if a node, etcd or a link went down now: who takes over and when, or why nobody can. Runs the
+    /// agents' own decision rules in simulated time; changes nothing.
+    WhatIf(super::whatif_page::WhatIfArgs),
     /// The cluster live on one screen: hosts, groups, volumes, links, events; ? for help, q ends it.
     Watch {
         /// Plain pages one after the other, as without a terminal.
@@ -108,6 +114,8 @@ pub enum Command {
     Online(ModeArgs),
     /// Leave a node alone: nothing is moved or restarted by itself, until it is put online again.
     Maintenance(MaintenanceArgs),
+    /// Switch a node off, on, or off and on again by its external fence agents; list and test them.
+    Fence(super::fence::FenceArgs),
     /// Tell every agent to trust what etcd says about a group now. For an etcd that was restored from a backup or made
     /// anew, after a look at `baton status`: what it says then decides who may lead.
     Recover {
@@ -115,6 +123,9 @@ pub enum Command {
         #[arg(add = complete::groups())]
         group: String,
     },
+    /// The cluster as a whole: recover it after etcd was lost.
+    #[command(subcommand)]
+    Cluster(super::cluster::ClusterCommand),
     /// Replicated volumes as the answering node sees them.
     #[command(subcommand)]
     Volume(VolumeCommand),
@@ -126,6 +137,12 @@ pub enum Command {
         /// Go on with new ones as they happen.
         #[arg(long, short)]
         follow: bool,
+        /// Instead the timeline of each group's newest takeover, handover or first start: step, when, how long.
+        #[arg(long, conflicts_with = "follow")]
+        last_takeover: bool,
+        /// With --last-takeover: only of this group.
+        #[arg(long, short, requires = "last_takeover", add = complete::groups())]
+        group: Option<String>,
         /// One JSON object per line.
         #[arg(long, conflicts_with = "yaml")]
         json: bool,

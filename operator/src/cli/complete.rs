@@ -21,6 +21,16 @@ pub(super) fn groups() -> ArgValueCompleter {
     completer(|s| s.groups.iter().map(|g| g.name.to_string()).collect())
 }
 
+/// What may go down.
+pub(super) fn faults() -> ArgValueCompleter {
+    completer(|s| {
+        let nodes = || s.nodes.iter().map(|n| n.name.as_str());
+        let of = |what: &str| nodes().map(|n| format!("{what}:{n}")).collect::<Vec<_>>();
+        let plain = nodes().chain(["etcd", "link"]).map(str::to_owned).collect();
+        [plain, of("agent"), of("cable"), of("etcd")].concat()
+    })
+}
+
 /// Volumes of the answering node.
 pub(super) fn volumes() -> ArgValueCompleter {
     completer(|s| s.groups.iter().flat_map(|g| &g.volumes).map(|v| v.volume.to_string()).collect())

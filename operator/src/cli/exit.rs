@@ -14,7 +14,7 @@ pub enum Exit {
     Usage = 2,
     /// `status`: everything serves, but one more failure would stop a service.
     Degraded = 3,
-    /// `status`: a group that should serve does not.
+    /// `status`: a group that should serve does not; `what-if`: one that serves now would not any more.
     Down = 4,
     /// No agent answered.
     Unreachable = 5,
@@ -30,7 +30,8 @@ pub const EXIT_HELP: &str = "Exit codes:
   1  failed or refused; the message says why
   2  the command line does not make sense
   3  'status': degraded, one more failure stops a service
-  4  'status': down, a group that should serve does not
+  4  'status': down, a group that should serve does not;
+     'what-if': a group that is served now would not be served any more
   5  no agent answered at the API addresses
   6  what was waited for did not happen in time (it may still happen)
   7  not allowed: the agent does not know who asks, or their role is too low

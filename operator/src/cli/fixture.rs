@@ -1,12 +1,15 @@
 //! Snapshots for tests of the API, the metrics and the CLI: the demo when all is well, while the standby
 //! resyncs, and after both failed.
 
+use crate::basis::{Entitlement, GroupSettings, PromiseStatus, TimersStatus};
 use crate::status::{
-    Availability, ClusterStatus, EtcdStatus, Event, Freshness, GroupNode, GroupState, GroupStatus, Health,
-    ModeNote, NodeMode, NodeStatus, NotificationStatus, Outage, ServiceStatus, Takeover, TakeoverStep,
+    Availability, ClusterStatus, EtcdStatus, Event, FencedBy, FencingStatus, Freshness, GapBucket, GroupNode,
+    GroupState, GroupStatus, Health, HeardNode, HearingStatus, HeartbeatLinkCounters, HeartbeatLinkStatus,
+    HeartbeatPeerCounters, HeartbeatPeerStatus, HeartbeatStatus, LinkState, MeasuredGaps, ModeNote, NodeMode,
+    NodeStatus, NotificationStatus, Outage, RefusedDatagrams, Safety, ServiceStatus, Takeover, TakeoverStep,
 };
 use baton_replicator::api::{
-    Counters, LinkStatus, PeerStatus, ResyncProgress, VerifyState, VerifyStatus, VolumeStatus,
+    Counters, LinkStatus, MemoryStatus, PeerStatus, ResyncProgress, VerifyState, VerifyStatus, VolumeStatus,
 };
 use baton_replicator::transport::HandshakeLog;
 use baton_replicator::types::{
@@ -26,6 +29,66 @@ fn epoch(number: u64) -> Epoch {
     Epoch { number, term: TermId(0xab12_cd34_0000_0000) }
 }
 
+/// Two links, both well.
+pub(crate) fn heartbeat() -> HeartbeatStatus {
+    let link = |link, kind: &str, name: &str, address: &str| HeartbeatLinkStatus {
+        link,
+        kind: kind.into(),
+        name: name.into(),
+        error: None,
+        turns: 1,
+        counters: HeartbeatLinkCounters {
+            sent: 864_000,
+            dropped: 2,
+            refused: vec![
+                RefusedDatagrams { reason: "forged".into(), datagrams: 3 },
+                RefusedDatagrams { reason: "replayed".into(), datagrams: 0 },
+            ],
+        },
+        peers: vec![HeartbeatPeerStatus {
+            node: node("beta"),
+            address: address.into(),
+            state: LinkState::Up,
+            hears_us: Some(true),
+            one_way: false,
+            crossed: None,
+            counters: HeartbeatPeerCounters {
+                state_ms: 86_400_000,
+                age_ms: Some(41),
+                received: 863_990,
+                lost: 10,
+                late: 1,
+                longest_gap_ms: 640,
+                gaps: vec![
+                    GapBucket { up_to_ms: Some(110), gaps: 863_000 },
+                    GapBucket { up_to_ms: None, gaps: 989 },
+                ],
+            },
+        }],
+    };
+    let hearing = |who: &str, other: &str| HearingStatus {
+        node: node(who),
+        hears: vec![HeardNode { node: node(other), links: vec![1, 2] }],
+    };
+    HeartbeatStatus {
+        links: vec![
+            link(1, "unicast", "10.77.0.11", "10.77.0.12"),
+            link(2, "broadcast", "broadcast eth1", "broadcast eth1"),
+        ],
+        hearing: vec![hearing("alpha", "beta"), hearing("beta", "alpha")],
+        measured: MeasuredGaps {
+            worst_ms: 140,
+            gaps: 863_989,
+            silences: 0,
+            over_s: 86_400,
+            warntime_ms: 500,
+            deadtime_ms: 1500,
+            suggested_warntime_ms: Some(300),
+            suggested_deadtime_ms: Some(600),
+        },
+    }
+}
+
 /// All is well: alpha serves, beta is a ready standby.
 pub(crate) fn healthy() -> ClusterStatus {
     let node_status = |name: &str, address: &str| NodeStatus {
@@ -42,6 +105,23 @@ pub(crate) fn healthy() -> ClusterStatus {
         refused_datagrams: 0,
         spec_version: Some(12),
         etcd: Some(true),
+        fencing: Some(FencingStatus {
+            by: FencedBy::Nftables,
+            bound_ms: 50,
+            reason: None,
+            restored: 0,
+            watchdog: false,
+        }),
+        fence: None,
+        replicator_memory: (name == "alpha").then_some(MemoryStatus {
+            locked: true,
+            io_flusher: true,
+            problem: None,
+            resident_bytes: 25 << 20,
+            waits: 3,
+        }),
+        heartbeat: vec![address.into(), address.replace("10.77.0.", "10.0.0.")],
+        replication: vec![address.replace("10.77.0.", "10.0.0.")],
     };
     let part = |name: &str, state, ready, reason: &str| GroupNode {
         node: node(name),
@@ -49,7 +129,7 @@ pub(crate) fn healthy() -> ClusterStatus {
         age_ms: Some(41),
         epoch: epoch(7),
         disk: Some(DiskState::UpToDate),
-        boot: Some(BootId(1)),
+        boot: Some(BootId(if name == "alpha" { 1 } else { 2 })),
         ready,
         reason: reason.into(),
         resync_percent: None,
@@ -63,7 +143,7 @@ pub(crate) fn healthy() -> ClusterStatus {
         restarts: 0,
         error: None,
     };
-    let step = |step: &str, ms| TakeoverStep { step: step.into(), ms };
+    let step = |step: &str, ms, at_ms| TakeoverStep { step: step.into(), ms, at_ms };
     ClusterStatus {
         cluster: "demo".into(),
         node: node("alpha"),
@@ -79,6 +159,18 @@ pub(crate) fn healthy() -> ClusterStatus {
             revision: 42,
             error: None,
             age_ms: Some(180),
+            state: crate::status::EtcdState::Answers,
+            latency_ms: Some(3.2),
+            voters: Some(3),
+            members: vec![crate::status::EtcdMember {
+                endpoint: "http://10.77.0.21:2379".into(),
+                name: Some("alpha".into()),
+                on: Some(node("alpha")),
+                answers: true,
+                leads: true,
+                version: Some("3.6.5".into()),
+                warnings: Vec::new(),
+            }],
         },
         nodes: vec![node_status("alpha", "10.77.0.11"), node_status("beta", "10.77.0.12")],
         certificates: vec![crate::status::CertificateStatus {
@@ -101,6 +193,16 @@ pub(crate) fn healthy() -> ClusterStatus {
                 Member { node: node("beta"), boot: BootId(2) },
             ],
             target: None,
+            pinned: None,
+            disabled: None,
+            memory: Some(crate::status::GroupMemory {
+                known: epoch(7),
+                served: epoch(7),
+                record: Some(epoch(7)),
+                complete: true,
+                leads: true,
+                ..Default::default()
+            }),
             addresses: vec!["10.77.0.100/24".into()],
             nodes: vec![
                 part("alpha", GroupState::Serving, false, ""),
@@ -108,17 +210,29 @@ pub(crate) fn healthy() -> ClusterStatus {
             ],
             volumes: vec![volume()],
             services: vec![service("mysql", Some("healthy")), service("apache", None)],
+            checks: vec![crate::status::CheckStatus {
+                name: "check http://{address}/healthz".into(),
+                kind: "http".into(),
+                service: Some("apache".into()),
+                on_failure: "restart".into(),
+                state: crate::status::CheckState::Passing,
+                since: "2026-11-21T02:58:12Z".into(),
+                last_error: None,
+                unknown: false,
+                duration_ms: Some(3),
+                age_ms: Some(420),
+            }],
             last_takeover: Some(Takeover {
                 kind: "takeover".into(),
                 epoch: epoch(7),
                 at: "2026-11-21T02:58:11Z".into(),
                 steps: vec![
-                    step("detect", 1502),
-                    step("decide", 14),
-                    step("promote", 35),
-                    step("mount", 120),
-                    step("address", 6),
-                    step("services", 403),
+                    step("detect", 1502, 1502),
+                    step("decide", 14, 1516),
+                    step("promote", 35, 1551),
+                    step("mount", 120, 1671),
+                    step("address", 6, 1677),
+                    step("services", 403, 2080),
                 ],
                 total_ms: 2080,
             }),
@@ -136,53 +250,53 @@ pub(crate) fn healthy() -> ClusterStatus {
                 outages: 1,
                 last_outage: Some(Outage { noticed_at: "2026-11-21T02:58:09Z".into(), seconds: Some(2.08) }),
             },
+            safety: vec![Safety::KernelGate],
+            settings: GroupSettings {
+                prefer: vec![node("alpha")],
+                failure_timeout_ms: 600_000,
+                data: true,
+                checks: true,
+                ..GroupSettings::default()
+            },
+            entitlement: Some(Entitlement {
+                serve_ms: 934,
+                promises: vec![PromiseStatus { node: node("beta"), good_ms: Some(934) }],
+                lease_ms: Some(3710),
+            }),
         }],
         replicator_reachable: true,
         handshakes: HandshakeLog::default().counts(),
+        heartbeat: heartbeat(),
+        timers: TimersStatus::default(),
     }
 }
 
 fn volume() -> VolumeStatus {
     VolumeStatus {
-        volume: VolumeName::new("webstore").unwrap(),
-        group: group("web"),
         size_bytes: 1 << 30,
         role: Role::Primary,
         epoch: epoch(7),
         disk: DiskState::UpToDate,
-        disk_reason: None,
-        full: false,
-        membership: None,
         generation: Generation(0xfeed),
         boot: BootId(1),
         device: Some("/dev/baton/webstore".into()),
-        held: false,
         filesystem: Some("ext4".into()),
-        frozen: None,
-        frozen_since: None,
         required: vec![Member { node: node("beta"), boot: BootId(2) }],
         peers: vec![PeerStatus {
-            node: node("beta"),
             connection: ConnectionState::Connected,
-            reason: None,
             boot: Some(BootId(2)),
             disk: DiskState::UpToDate,
             resynced: true,
             settled: true,
-            dirty_bytes: 0,
             unacked_bytes: 4096,
             oldest_unacked_ms: 1,
             lag_us: 412,
-            resync: None,
-            copied_bytes: 0,
-            spared_bytes: 0,
-            apart: None,
-            protocol: Default::default(),
             link: Some(LinkStatus {
                 transport: "TLS 1.3".into(),
                 cipher: Some("TLS13_AES_128_GCM_SHA256".into()),
                 address: "10.0.0.12".into(),
             }),
+            ..PeerStatus::unknown(node("beta"))
         }],
         activity_log_extents: 12,
         counters: Counters {
@@ -193,7 +307,6 @@ fn volume() -> VolumeStatus {
             flushes: 300,
             discards: 4,
         },
-        alarms: vec![],
         verify: Some(baton_replicator::api::VerifyStatus {
             id: 3,
             state: baton_replicator::api::VerifyState::Done,
@@ -207,8 +320,6 @@ fn volume() -> VolumeStatus {
             ended_at: Some("2026-11-21T02:00:10Z".into()),
             ..Default::default()
         }),
-        resync_paused: false,
-        snapshots: Vec::new(),
         export: Some(baton_replicator::api::ExportStatus {
             uri: "nbd+unix:///webstore?socket=/run/baton/webstore.snapshot.nbd".into(),
             socket: "/run/baton/webstore.snapshot.nbd".into(),
@@ -219,7 +330,7 @@ fn volume() -> VolumeStatus {
             copied_bytes: 3 << 20,
             broken: None,
         }),
-        clients: None,
+        ..VolumeStatus::unknown(VolumeName::new("webstore").unwrap(), group("web"))
     }
 }
 
@@ -235,6 +346,7 @@ pub(crate) fn resyncing() -> ClusterStatus {
     let web = &mut status.groups[0];
     web.in_sync = vec![node("alpha")];
     web.members.truncate(1);
+    web.entitlement = Some(Entitlement { serve_ms: 998, lease_ms: Some(3710), ..Entitlement::default() });
     web.nodes[1].ready = false;
     web.nodes[1].reason = "its replica of webstore is Inconsistent: the resync is at 46.9 %".into();
     web.nodes[1].disk = Some(DiskState::Inconsistent);
@@ -309,8 +421,17 @@ pub(crate) fn down() -> ClusterStatus {
     status.nodes[0].alive = false;
     status.nodes[0].age_ms = Some(754_000);
     status.nodes[1].mode = NodeMode::Standby;
+    let reason = Some("cannot make nftables rules: Operation not permitted".into());
+    status.nodes[1].fencing = Some(FencingStatus {
+        by: FencedBy::AddressLifetime,
+        bound_ms: 2250,
+        reason,
+        restored: 0,
+        watchdog: true,
+    });
     let web = &mut status.groups[0];
     web.state = GroupState::Unknown;
+    web.entitlement = None;
     web.reason = "alpha leads and is silent; beta is not in sync".into();
     web.nodes[0].state = GroupState::Unknown;
     web.nodes[0].reason = "not heard for 12 min".into();
@@ -392,6 +513,7 @@ pub(crate) fn history() -> Vec<Event> {
         volume: None,
         severity: severity.into(),
         message: message.into(),
+        takeover: None,
     };
     vec![
         event(1, "warning", "beta has not been heard for 1500 ms"),

@@ -5,9 +5,11 @@
 
 mod apply;
 pub mod args;
+mod ask;
 pub mod bundle;
 pub mod cert;
 mod client;
+pub mod cluster;
 mod complete;
 pub mod context;
 mod docker;
@@ -18,9 +20,11 @@ pub mod examples;
 mod exit;
 pub mod explain;
 pub mod export;
+pub mod fence;
 #[cfg(test)]
 pub(crate) mod fixture;
-pub mod format;
+mod format;
+mod links;
 pub mod mode;
 mod moving;
 mod notify_page;
@@ -31,11 +35,13 @@ pub mod reference;
 pub mod resolve;
 mod spec;
 mod status_page;
+pub mod timeline_page;
 pub mod token;
 pub mod verify;
 mod volume_page;
 pub mod volume_wait;
 mod watch;
+pub mod whatif_page;
 pub mod words;
 
 use client::AGENT_PORT;
@@ -44,7 +50,7 @@ pub use endpoint::ClientOptions;
 pub use events_page::render_event;
 pub use exit::{CliError, EXIT_HELP, Exit};
 pub use moving::{Handover, Progress};
-pub use status_page::{render as render_status, render_group};
+pub use status_page::{group_health, render as render_status, render_group};
 pub use volume_page::{render_list, render_show, sync_bar};
 
 use crate::api::Accepted;
@@ -56,7 +62,7 @@ use clap::{CommandFactory, FromArgMatches};
 use events_page::SseReader;
 use format::Format;
 use paint::Paint;
-use read::{GroupCommand, NodeCommand};
+use read::NodeCommand;
 use reqwest::Method;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -81,13 +87,13 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Node(NodeCommand::Show { name, format }) => {
             read::node(&client()?, &name, format, paint).await
         }
+        Command::Links(format) => links::links(&client()?, format, paint).await,
         Command::Groups(format) => read::groups(&client()?, format, paint).await,
-        Command::Group(GroupCommand::Show { name, format }) => {
-            read::group(&client()?, &name, format, paint).await
-        }
+        Command::Group(command) => read::group_command(&client()?, command, paint).await,
         Command::Explain { group, format } => {
             read::explain_groups(&client()?, group.as_deref(), format, paint).await
         }
+        Command::WhatIf(args) => whatif_page::run(&client()?, &args, paint).await,
         Command::Watch { plain, interval, count } => {
             watch::run(&client()?, watch::Options { interval, count, plain }, paint).await
         }
@@ -95,7 +101,9 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Standby(args) => mode::run(&client()?, NodeMode::Standby, &args).await,
         Command::Online(args) => mode::run(&client()?, NodeMode::Online, &args).await,
         Command::Maintenance(args) => mode::maintenance(&client()?, &args).await,
+        Command::Fence(args) => fence::run(&client()?, &args, paint).await,
         Command::Recover { group } => recover(&client()?, &group).await,
+        Command::Cluster(command) => cluster::run(&client()?, command).await,
         Command::Volume(VolumeCommand::List { format }) => {
             let volumes: Vec<VolumeStatus> = client()?.get("/v1/volumes").await?;
             print(&format.show(&volumes, |volumes| volume_page::render_list(volumes, paint)))
@@ -117,7 +125,10 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
         }
         Command::Volume(VolumeCommand::Release(args)) => resolve::release(&client()?, &args).await,
         Command::Volume(VolumeCommand::Export(args)) => export::run(&client()?, &args).await,
-        Command::Events { n, follow, json, yaml } => {
+        Command::Events { last_takeover: true, group, json, yaml, .. } => {
+            timeline_page::run(&client()?, group.as_deref(), Format { json, yaml }, paint).await
+        }
+        Command::Events { n, follow, json, yaml, .. } => {
             events(&client()?, n, follow, Format { json, yaml }, paint).await
         }
         Command::Spec(command) => spec::run(&client()?, command).await,

@@ -8,8 +8,12 @@ use super::format::Format;
 use super::paint::Paint;
 use super::print;
 use super::status_page::{self, Detail, Parts, group_health};
+use crate::api::Accepted;
 use crate::status::{ClusterStatus, GroupStatus, Health, NodeStatus};
+use baton_replicator::types::{GroupName, NodeName};
 use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::{Value, json};
 
 /// Arguments of `status`.
 #[derive(Args, Clone, Debug, Default)]
@@ -52,6 +56,45 @@ pub enum GroupCommand {
         #[command(flatten)]
         format: Format,
     },
+    /// Keep a group on its node: it leaves that only when it must (the node dies, goes into standby mode, or cannot run
+    /// it), and stays then where it was taken over. Stands until it is unpinned.
+    Pin {
+        /// Which group and why.
+        #[command(flatten)]
+        place: PlaceArgs,
+        /// Move it to this node first.
+        #[arg(long, value_name = "NODE", add = super::complete::nodes())]
+        to: Option<String>,
+    },
+    /// Let a pinned group move by itself again.
+    Unpin {
+        /// The group.
+        #[arg(value_name = "GROUP", add = super::complete::groups())]
+        name: String,
+    },
+    /// Stop a group in order, and keep it stopped until it is enabled, across restarts of agents and hosts. Its volumes
+    /// stay replicated.
+    Disable(PlaceArgs),
+    /// Let a disabled group run again.
+    Enable {
+        /// The group.
+        #[arg(value_name = "GROUP", add = super::complete::groups())]
+        name: String,
+    },
+}
+
+/// A group that is pinned or disabled.
+#[derive(Args, Clone, Debug)]
+pub struct PlaceArgs {
+    /// The group.
+    #[arg(value_name = "GROUP", add = super::complete::groups())]
+    pub name: String,
+    /// Why, for status and history.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Whose business it is (default: who asks, as the agent knows them).
+    #[arg(long)]
+    pub owner: Option<String>,
 }
 
 /// What to do with nodes.
@@ -180,6 +223,40 @@ pub(super) async fn group(
         status_page::render_group(group, &status.at, paint) + explained
     }))?;
     Ok(exit_of(group_health(group)))
+}
+
+/// Everything that is done with one group.
+pub(super) async fn group_command(
+    client: &ApiClient,
+    command: GroupCommand,
+    paint: Paint,
+) -> Result<Exit, CliError> {
+    let (method, name, what, body) = match command {
+        GroupCommand::Show { name, format } => return group(client, &name, format, paint).await,
+        GroupCommand::Pin { place, to } => {
+            let mut body = note(&place);
+            if let Some(to) = to {
+                body["to"] = json!(NodeName::new(to).map_err(super::bad_name)?);
+            }
+            (Method::PUT, place.name, "pin", body)
+        }
+        GroupCommand::Unpin { name } => (Method::DELETE, name, "pin", json!({})),
+        GroupCommand::Disable(place) => (Method::PUT, place.name.clone(), "disabled", note(&place)),
+        GroupCommand::Enable { name } => (Method::DELETE, name, "disabled", json!({})),
+    };
+    let name = GroupName::new(name).map_err(super::bad_name)?;
+    let accepted: Accepted = client.command(method, &format!("/v1/groups/{name}/{what}"), &body).await?;
+    print(&format!("{}\n", accepted.message))
+}
+
+fn note(place: &PlaceArgs) -> Value {
+    let mut body = json!({});
+    for (field, value) in [("reason", &place.reason), ("owner", &place.owner)] {
+        if let Some(value) = value {
+            body[field] = json!(value);
+        }
+    }
+    body
 }
 
 fn find<'a>(status: &'a ClusterStatus, name: &str) -> Result<&'a GroupStatus, CliError> {

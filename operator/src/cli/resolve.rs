@@ -1,5 +1,6 @@
 //! `baton volume resolve`, `snapshots` and `release`: a split brain, decided by a person; and what was given up for it.
 
+use super::ask::ask;
 use super::client::ApiClient;
 use super::exit::{CliError, Exit};
 use super::format::Format;
@@ -12,7 +13,6 @@ use baton_replicator::types::{NodeName, VolumeName};
 use clap::Args;
 use reqwest::Method;
 use serde_json::json;
-use std::io::{self, BufRead, IsTerminal, Write};
 
 /// Arguments of `volume resolve`.
 #[derive(Debug, Args)]
@@ -103,7 +103,7 @@ async fn carry_out(
         return Ok(Exit::Ok);
     }
     if !how.yes {
-        ask()?;
+        ask("Go on?", "nothing was done", "it cannot be undone")?;
     }
     let accepted: Accepted = client.command(method, &format!("{path}dry_run=false"), body).await?;
     print(&format!("{}\n", accepted.message))
@@ -112,26 +112,6 @@ async fn carry_out(
 fn said(accepted: &Accepted) -> String {
     let lines: Vec<String> = accepted.consequences.iter().map(|line| format!("  - {line}\n")).collect();
     format!("{}:\n{}", accepted.message, lines.concat())
-}
-
-/// Asks on the terminal; without one somebody must have said yes before.
-fn ask() -> Result<(), CliError> {
-    let not = |why: &str| Err(CliError::new(Exit::Failed, format!("nothing was done: {why}"), ""));
-    if !io::stdin().is_terminal() {
-        return not("it cannot be undone, and there is no terminal to ask on; say --yes");
-    }
-    // A prompt that cannot be shown is a question that was not asked.
-    let prompt = |mut out: io::Stderr| out.write_all(b"Go on? [y/N] ").and_then(|()| out.flush());
-    if prompt(io::stderr()).is_err() {
-        return not("the question could not be asked; say --yes");
-    }
-    let mut answer = String::new();
-    let read = io::stdin().lock().read_line(&mut answer).is_ok();
-    if read && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes") {
-        Ok(())
-    } else {
-        not("you did not say yes")
-    }
 }
 
 /// `baton volume snapshots`.

@@ -2,12 +2,16 @@
 //!
 //! Few groups are shown in full; many get one line each, and those that need a person are shown in full below.
 
-use super::paint::{Cell, Paint, Tone, age, cell, clock, duration_ms, flow, hanging, table};
+use super::paint::{Cell, Paint, Tone, age, bytes, cell, clock, duration_ms, flow, hanging, table};
 use super::{mode, volume_page, words};
+use crate::spec::Profile;
 use crate::status::{
-    ClusterStatus, GroupNode, GroupState, GroupStatus, Health, NodeMode, NodeStatus, ServiceStatus, Takeover,
+    CheckState, CheckStatus, ClusterStatus, EtcdState, FencedBy, GroupNode, GroupState, GroupStatus, Health,
+    NodeMode, NodeStatus, Safety, ServiceStatus, Takeover,
 };
+use baton_replicator::api::MemoryStatus;
 use baton_replicator::types::NodeName;
+use std::collections::BTreeSet;
 
 /// Up to so many groups are shown in full: they fill two screens of 50 lines.
 pub const FULL_UP_TO: usize = 6;
@@ -65,9 +69,15 @@ pub fn render_parts(status: &ClusterStatus, parts: Parts, paint: Paint) -> Strin
     );
     if parts.nodes {
         out.push_str(&etcd(status, paint));
+        out.push_str(&timers(status));
         out.push('\n');
         out.push_str(&render_nodes(status, 2, paint));
         for node in &status.nodes {
+            let lifetime = node.fencing.as_ref().filter(|f| f.by == FencedBy::AddressLifetime);
+            if let Some(fencing) = lifetime {
+                let text = format!("fenced by {}", words::fencing(fencing));
+                out.push_str(&flow(paint, 2, 4, &[cell(format!("{}: ", node.name)), (text, Tone::Warn)]));
+            }
             if let Some(text) = mode::sentence(node, &status.at) {
                 let tone = if overdue(node) { Tone::Bad } else { Tone::Warn };
                 out.push_str(&flow(paint, 2, 4, &[cell(format!("{}: ", node.name)), (text, tone)]));
@@ -118,6 +128,7 @@ fn groups(status: &ClusterStatus, detail: Detail, paint: Paint) -> String {
 pub fn group_health(group: &GroupStatus) -> Health {
     let covered = group.nodes.iter().any(|n| Some(&n.node) != group.leader.as_ref() && n.ready);
     match (group.state == GroupState::Serving, covered) {
+        _ if group.rests() => Health::Ok,
         (false, _) => Health::Down,
         (true, false) => Health::Degraded,
         (true, true) => Health::Ok,
@@ -139,7 +150,7 @@ pub fn render_groups(groups: &[GroupStatus], indent: usize, paint: Paint) -> Str
             (words::group_state(group.state).to_owned(), state_tone(group.state)),
             match &group.leader {
                 Some(leader) => cell(leader.as_str()),
-                None => ("nobody".into(), Tone::Bad),
+                None => ("nobody".into(), tone_if(!group.rests(), Tone::Bad)),
             },
             cell(group.epoch.number.to_string()),
             (standby, tone_if(ready.is_empty(), Tone::Warn)),
@@ -162,18 +173,47 @@ fn note(group: &GroupStatus) -> String {
             .iter()
             .find(|n| Some(&n.node) != group.leader.as_ref() && !n.reason.is_empty())
             .map_or_else(|| "no standby".to_owned(), |n| format!("{}: {}", n.node, n.reason)),
+        (None, None) if group.pinned.is_some() => "pinned".to_owned(),
         (None, None) => String::new(),
     }
 }
 
 fn etcd(status: &ClusterStatus, paint: Paint) -> String {
     let etcd = &status.etcd;
-    if etcd.reachable {
-        return format!("etcd: {}, revision {}\n", paint.tone(Tone::Good, "reachable"), etcd.revision);
+    let mut out = if etcd.reachable && etcd.state == EtcdState::Slow {
+        let took = etcd.latency_ms.map(|ms| format!(", {ms:.0} ms per request")).unwrap_or_default();
+        paint.tone(Tone::Warn, &format!("etcd: SLOW{took}, revision {}", etcd.revision)) + "\n"
+    } else if etcd.reachable {
+        format!("etcd: {}, revision {}\n", paint.tone(Tone::Good, "reachable"), etcd.revision)
+    } else {
+        let word = match etcd.state {
+            EtcdState::Slow => "DOES NOT CONFIRM in time, although it has a leader",
+            EtcdState::NoLeader => "HAS NO LEADER",
+            EtcdState::Unknown | EtcdState::Answers | EtcdState::Unreachable => "UNREACHABLE",
+        };
+        let why = etcd.error.as_ref().map(|e| format!(": {e}")).unwrap_or_default();
+        let text = format!("{word}{why}. Services go on; leadership cannot change.");
+        paint.tone(Tone::Bad, hanging("etcd: ", &text).trim_end()) + "\n"
+    };
+    // Members of one version have the same bugs: said once.
+    let warnings: BTreeSet<&String> = etcd.members.iter().flat_map(|m| &m.warnings).collect();
+    for warning in warnings {
+        out.push_str(&paint.tone(Tone::Warn, hanging("  warning: ", warning).trim_end()));
+        out.push('\n');
     }
-    let why = etcd.error.as_ref().map(|e| format!(": {e}")).unwrap_or_default();
-    let text = format!("UNREACHABLE{why}. Services go on; leadership cannot change.");
-    paint.tone(Tone::Bad, hanging("etcd: ", &text).trim_end()) + "\n"
+    out
+}
+
+/// A line about timers that are not the ordinary ones.
+fn timers(status: &ClusterStatus) -> String {
+    match status.timers.profile {
+        Profile::Default => String::new(),
+        Profile::Fast => format!(
+            "timers: profile fast, heartbeats every {}, takeover after {}\n",
+            duration_ms(status.timers.keepalive_ms),
+            duration_ms(status.timers.deadtime_ms)
+        ),
+    }
 }
 
 /// The table of nodes.
@@ -220,8 +260,17 @@ pub fn render_node(status: &ClusterStatus, node: &NodeStatus, paint: Paint) -> S
     for (name, value) in facts {
         out.push_str(&hanging(&format!("  {name:<13}"), &value));
     }
+    if let Some(fencing) = &node.fencing {
+        out.push_str(&hanging(&format!("  {:<13}", "fencing"), &words::fencing(fencing)));
+    }
+    if let Some(text) = node.fence.as_ref().map(words::fence) {
+        out.push_str(&hanging(&format!("  {:<13}", "fence devices"), &text));
+    }
     if let Some(text) = mode::sentence(node, &status.at) {
         out.push_str(&hanging(&format!("  {:<13}", "mode"), &text));
+    }
+    if let Some(memory) = &node.replicator_memory {
+        out.push_str(&hanging(&format!("  {:<13}", "replicator"), &memory_sentence(memory)));
     }
     let rows: Vec<Vec<Cell>> = status
         .groups
@@ -237,6 +286,17 @@ pub fn render_node(status: &ClusterStatus, node: &NodeStatus, paint: Paint) -> S
         out.push_str(&table(paint, 2, &["GROUP", "STATE", "DATA", "COULD TAKE OVER"], &rows));
     }
     out
+}
+
+/// What the replicator here holds, and what the kernel refused it.
+fn memory_sentence(memory: &MemoryStatus) -> String {
+    let granted = match (memory.locked, memory.io_flusher) {
+        (true, true) => "locked, never waits for write-back",
+        (true, false) => "locked; may wait for write-back (PR_SET_IO_FLUSHER refused)",
+        (false, true) => "NOT locked; never waits for write-back",
+        (false, false) => "NOT locked; may wait for write-back (PR_SET_IO_FLUSHER refused)",
+    };
+    format!("{} resident, {granted}", bytes(memory.resident_bytes))
 }
 
 fn overdue(node: &NodeStatus) -> bool {
@@ -270,8 +330,16 @@ pub fn render_group(group: &GroupStatus, now: &str, paint: Paint) -> String {
     if let Some(target) = &group.target {
         out.push_str(&hanging("  ", &format!("asked to move to {target}")));
     }
+    for text in words::placement(group, now) {
+        out.push_str(&hanging("  ", &text));
+    }
     if !group.addresses.is_empty() {
         out.push_str(&hanging("  at ", &group.addresses.join(", ")));
+    }
+    if !group.safety.is_empty() {
+        let lifetime = group.safety.contains(&Safety::AddressLifetimeOnly);
+        let levels = (words::safety(&group.safety), tone_if(lifetime, Tone::Warn));
+        out.push_str(&flow(paint, 2, 10, &[cell("safety: "), levels]));
     }
     let names: Vec<&str> = group.in_sync.iter().map(|n| n.as_str()).collect();
     let alone = names.len() < 2 && group.nodes.len() > 1;
@@ -283,6 +351,9 @@ pub fn render_group(group: &GroupStatus, now: &str, paint: Paint) -> String {
         let rows: Vec<Vec<Cell>> = group.services.iter().map(service_row).collect();
         out.push_str(&table(paint, 2, &["SERVICE", "STATE", "HEALTH", "RESTARTS", "NOTE"], &rows));
     }
+    for check in group.checks.iter().filter(|c| c.unknown || c.state != CheckState::Passing) {
+        out.push_str(&hanging("  ", &check_line(check)));
+    }
     for volume in &group.volumes {
         out.push_str(&volume_page::render_short(volume, paint));
     }
@@ -290,6 +361,29 @@ pub fn render_group(group: &GroupStatus, now: &str, paint: Paint) -> String {
         out.push_str(&hanging("  ", &takeover_line(takeover)));
     }
     out
+}
+
+/// A check that does not pass: what, since when, why, and what is done.
+fn check_line(check: &CheckStatus) -> String {
+    let state = match check.state {
+        CheckState::Starting => "has not passed yet",
+        CheckState::Passing => "passed last",
+        CheckState::Failing => "fails",
+        CheckState::Alarm => "ALARM",
+    };
+    let why = check.last_error.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+    let unknown = if check.unknown { " (could not be found out)" } else { "" };
+    let done = match (check.state, check.on_failure.as_str()) {
+        (CheckState::Failing, "restart") => "; its service is restarted",
+        (CheckState::Failing, "move") => "; the group should move",
+        (CheckState::Alarm, _) => "; a person has to see to it",
+        _ => "",
+    };
+    format!(
+        "check {}: {state} since {}{why}{unknown}{done}",
+        check.name.trim_start_matches("check "),
+        clock(&check.since)
+    )
 }
 
 fn headline(group: &GroupStatus, now: &str, paint: Paint) -> String {

@@ -24,6 +24,9 @@ fn status_pages() {
     golden("status-healthy", &render_status(&fixture::healthy(), PLAIN));
     golden("status-resyncing", &render_status(&fixture::resyncing(), PLAIN));
     golden("status-down", &render_status(&fixture::down(), PLAIN));
+    let timers = crate::basis::TimersStatus::of_spec(&crate::spec::Timers::of(crate::spec::Profile::Fast));
+    let fast = crate::status::ClusterStatus { timers, ..fixture::healthy() };
+    golden("status-profile-fast", &render_status(&fast, PLAIN));
     let mut overdue = fixture::maintained();
     overdue.nodes[1].mode_note.as_mut().unwrap().expired = true;
     golden("status-maintenance", &render_status(&overdue, PLAIN));
@@ -48,6 +51,12 @@ fn nodes_groups_and_explanations() {
     let status = fixture::resyncing();
     golden("nodes", &status_page::render_nodes(&status, 0, PLAIN));
     golden("node-show", &status_page::render_node(&status, &status.nodes[1], PLAIN));
+    golden("node-show-here", &status_page::render_node(&status, &status.nodes[0], PLAIN));
+    let mut refused = status.nodes[0].clone();
+    if let Some(memory) = &mut refused.replicator_memory {
+        (memory.locked, memory.io_flusher) = (false, false);
+    }
+    golden("node-show-refused", &status_page::render_node(&status, &refused, PLAIN));
     let status = fixture::maintained();
     golden("node-show-maintenance", &status_page::render_node(&status, &status.nodes[1], PLAIN));
     let status = fixture::resyncing();
@@ -57,6 +66,16 @@ fn nodes_groups_and_explanations() {
     {
         let explained = explain::explain(&status, &status.groups[0]);
         golden(&format!("explain-{name}"), &explain::render(&explained, PLAIN));
+    }
+}
+
+#[test]
+fn forecasts() {
+    for (name, down) in [("alpha", "alpha"), ("both", "beta,etcd"), ("link", "link")] {
+        let status = fixture::healthy();
+        let faults = crate::whatif::Fault::list(down, &status).unwrap();
+        let seen = crate::whatif::foresee(&status, &faults, None, &[]).unwrap();
+        golden(&format!("what-if-{name}"), &whatif_page::render(&seen, name != "link", PLAIN));
     }
 }
 
@@ -135,6 +154,14 @@ fn volume_pages() {
     golden("volume-list", &render_list(&[volume.clone(), down.clone()], PLAIN));
     golden("volume-show", &render_show(&volume, PLAIN));
     golden("volume-show-down", &render_show(&down, PLAIN));
+    let growth = baton_replicator::api::GrowthStatus {
+        from_bytes: 1 << 30,
+        to_bytes: 2 << 30,
+        waits: "beta's replica has room for 1073741824 bytes, 2147483648 are needed".into(),
+    };
+    let growing = baton_replicator::api::VolumeStatus { growth: Some(growth), ..volume.clone() };
+    let text = render_show(&growing, PLAIN);
+    assert!(text.contains("grows: 1.00 GiB to 2.00 GiB: beta's replica has room for"), "{text}");
     assert!(render_list(&[], PLAIN).contains("no replicated volume"));
 }
 

@@ -18,6 +18,10 @@ pub fn render_short(volume: &VolumeStatus, paint: Paint) -> String {
         format!("volume {}: {}, {}/", volume.volume, bytes(volume.size_bytes), words::role(volume.role));
     let disk = (words::disk(volume.disk).to_owned(), disk_tone(volume.disk));
     out.push_str(&flow(paint, 2, 4, &[cell(what), disk]));
+    if let Some(growth) = &volume.growth {
+        let text = format!("{} to {}: {}", bytes(growth.from_bytes), bytes(growth.to_bytes), growth.waits);
+        out.push_str(&hanging("    grows: ", &text));
+    }
     if let Some(reason) = volume.disk_reason.as_ref().filter(|r| volume.frozen.as_ref() != Some(*r)) {
         out.push_str(&paint.tone(Tone::Bad, hanging("    DISK: ", reason).trim_end()));
         out.push('\n');

@@ -2,8 +2,60 @@
 //!
 //! Matches are exhaustive, so that a new state cannot be forgotten here; a test holds the lists to the matches.
 
-use crate::status::{GroupState, Health, NodeMode};
+use crate::status::{
+    FenceStatus, FencedBy, FencingStatus, GroupState, GroupStatus, Health, NodeMode, Safety,
+};
 use baton_replicator::types::{ConnectionState, DiskState, Role};
+use std::time::Duration;
+
+/// What fences a node, as a sentence.
+#[must_use]
+pub fn fencing(fencing: &FencingStatus) -> String {
+    let by = match fencing.by {
+        FencedBy::Nftables => "nftables",
+        FencedBy::AddressLifetime => "address lifetime",
+    };
+    let seconds = Duration::from_millis(fencing.bound_ms).as_secs_f64();
+    let why = fencing.reason.as_ref().map(|why| format!("; nftables: {why}")).unwrap_or_default();
+    let watchdog = if fencing.watchdog { "; a watchdog behind it" } else { "" };
+    format!(
+        "{by}: an address answers {seconds:.2} s at most past the moment until which the node may \
+         serve{why}{watchdog}"
+    )
+}
+
+/// A node's external fence devices, as a sentence.
+#[must_use]
+pub fn fence(fence: &FenceStatus) -> String {
+    let devices: Vec<String> = fence
+        .devices
+        .iter()
+        .map(|d| {
+            let answers = if d.answers == Some(false) { ", DOES NOT ANSWER" } else { "" };
+            format!("{} (level {}{answers})", d.name, d.level)
+        })
+        .collect();
+    let off = if fence.off { "; switched off, and not heard since" } else { "" };
+    let devices = if devices.is_empty() { "none any more".into() } else { devices.join(", ") };
+    format!("{devices}{off}")
+}
+
+/// Whether somebody has pinned or disabled a group, since when and why: `pinned for 20 min, by ada: audit`.
+pub fn placement<'g>(group: &'g GroupStatus, now: &'g str) -> impl Iterator<Item = String> + 'g {
+    let both = [("disabled", &group.disabled), ("pinned", &group.pinned)];
+    both.into_iter().filter_map(move |(word, note)| {
+        let note = note.as_ref()?;
+        let age = super::paint::age(&note.since, now).map(|age| format!(" for {age}")).unwrap_or_default();
+        let reason = if note.reason.is_empty() { String::new() } else { format!(": {}", note.reason) };
+        Some(format!("{word}{age}, by {}{reason}", note.owner))
+    })
+}
+
+/// What is in force on a group's leader, as a list.
+#[must_use]
+pub fn safety(levels: &[Safety]) -> String {
+    levels.iter().map(|level| level.words()).collect::<Vec<_>>().join(", ")
+}
 
 macro_rules! words {
     ($(#[$doc:meta])* $function:ident, $all:ident, $type:ident { $($variant:ident => $word:literal),+ $(,)? }) => {

@@ -6,7 +6,7 @@
 use baton_replicator::types::{BootId, Epoch, GroupName, Instant, NodeName};
 use serde::{Deserialize, Serialize};
 
-/// Most groups of a cluster; keeps a heartbeat within one datagram of 64 KiB.
+/// Most groups of a cluster; keeps a heartbeat within 64 KiB. On a network it goes in as many packets as it takes.
 pub const MAX_GROUPS: usize = 128;
 /// Most bytes of opaque status that ride along.
 pub const MAX_SUMMARY: usize = 1024;

@@ -7,6 +7,7 @@
 //! | `groups/<group>/insync` | [`InSync`], JSON |
 //! | `groups/<group>/fence/<node>` | only its mod_revision matters |
 //! | `groups/<group>/target` | a node name |
+//! | `groups/<group>/wish` | [`GroupWish`], JSON |
 //! | `nodes/<node>/mode`, `nodes/<node>/alive` | [`NodeKeys`] |
 //! | `nodes/<node>/mode-note` | [`StoredNote`], JSON; counts only while it has the mode's revision |
 //! | `nodes/<node>/mode-told` | only its mod_revision matters: newer than the mode's once its end was told |
@@ -53,7 +54,7 @@ pub struct Versioned<T> {
     pub lease: i64,
 }
 
-/// What was said when a mode was set. Nothing is decided on it.
+/// What was said when a mode was set, or a group pinned or disabled. Nothing is decided on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredNote {
     /// Who set it, or whom they named.
@@ -75,6 +76,17 @@ pub struct ModeWish {
     pub mode: NodeMode,
     /// The note; none if the mode was never set, or by an agent that writes none.
     pub note: Option<StoredNote>,
+}
+
+/// Where a person wants a group to be: it stands until somebody takes it back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupWish {
+    /// It leaves the node it is on only when it must.
+    #[serde(default)]
+    pub pinned: Option<StoredNote>,
+    /// It is stopped, and nobody starts it.
+    #[serde(default)]
+    pub disabled: Option<StoredNote>,
 }
 
 impl From<NodeMode> for ModeWish {
@@ -109,6 +121,8 @@ pub struct Record {
     pub fence_rev: i64,
     /// The node an operator asked for.
     pub target: Option<NodeName>,
+    /// Whether it is pinned or disabled.
+    pub wish: GroupWish,
     /// Nodes with a mode or alive key.
     pub nodes: BTreeMap<NodeName, NodeKeys>,
 }
@@ -256,6 +270,9 @@ pub struct Durable {
     pub served: Epoch,
     /// The epoch it gave up.
     pub released: Epoch,
+    /// The epoch in which it left the in-sync set because a disk had failed: others hold what was acknowledged since.
+    #[serde(default)]
+    pub left: Epoch,
     /// Identity of the etcd it trusts; 0 = none yet.
     pub cluster_id: u64,
     /// Highest revision at which it saw the record change.

@@ -41,19 +41,64 @@ pub enum Rule {
     Gap,
 }
 
+/// A detail of a rule that can be bent in tests, to see that random faults notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// A promise counts from the time at which the acknowledged heartbeat was sent, not from when its answer came.
+    SendTime,
+    /// A promise given for one epoch is none for the next.
+    EpochReset,
+    /// serve-until is the earliest over E, not the latest.
+    Earliest,
+    /// An acknowledgement binds for `deadtime`, not only for `warntime`.
+    Deadtime,
+    /// A leader tells others of a record in a foreign etcd when it has written it there, not when it has read it.
+    WrittenRecord,
+    /// A member leaves E when its removal is confirmed, not when it is sent.
+    MemberStays,
+}
+
 /// Which rules are in force.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     #[cfg(test)]
     off: Option<Rule>,
+    #[cfg(test)]
+    bent: Option<Detail>,
 }
 
 impl Rules {
+    /// All rules.
+    #[cfg(test)]
+    pub const ALL: Self = Self { off: None, bent: None };
+
     /// All rules but one.
     #[cfg(test)]
     #[must_use]
-    pub fn without(rule: Rule) -> Self {
-        Self { off: Some(rule) }
+    pub const fn without(rule: Rule) -> Self {
+        Self { off: Some(rule), bent: None }
+    }
+
+    /// All rules, one of them bent.
+    #[cfg(test)]
+    #[must_use]
+    pub const fn bending(detail: Detail) -> Self {
+        Self { off: None, bent: Some(detail) }
+    }
+
+    /// Whether `detail` is as it should be.
+    #[cfg(test)]
+    #[must_use]
+    pub fn keeps(self, detail: Detail) -> bool {
+        self.bent != Some(detail)
+    }
+
+    /// Whether `detail` is as it should be: always, outside of tests.
+    #[cfg(not(test))]
+    #[must_use]
+    #[inline]
+    pub const fn keeps(self, _detail: Detail) -> bool {
+        true
     }
 
     /// Whether `rule` is in force.

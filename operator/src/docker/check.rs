@@ -34,15 +34,21 @@ impl Check {
     /// The check with `{address}` replaced (IPv6 in brackets).
     #[must_use]
     pub fn at(&self, address: std::net::IpAddr) -> Self {
-        let text = match address {
-            std::net::IpAddr::V4(v4) => v4.to_string(),
-            std::net::IpAddr::V6(v6) => format!("[{v6}]"),
-        };
         let mut check = self.clone();
         let (Self::Http { url: field, .. } | Self::Tcp { address: field, .. }) = &mut check;
-        *field = field.replace("{address}", &text);
+        *field = at(field, address);
         check
     }
+}
+
+/// The text with `{address}` replaced (IPv6 in brackets).
+#[must_use]
+pub fn at(text: &str, address: std::net::IpAddr) -> String {
+    let address = match address {
+        std::net::IpAddr::V4(v4) => v4.to_string(),
+        std::net::IpAddr::V6(v6) => format!("[{v6}]"),
+    };
+    text.replace("{address}", &address)
 }
 
 /// Why a check failed.

@@ -1,4 +1,4 @@
-//! Service containers: create, start, stop, freeze, remove, run a command inside.
+//! Service containers: create, start, stop, freeze, remove.
 //!
 //! Created ahead on a standby, so that a takeover only starts them. Nothing here waits without a bound: a
 //! process that hangs in the kernel on a frozen device survives SIGKILL, and the engine then never answers.
@@ -7,13 +7,10 @@ use super::body::{ResolvedNetwork, ceil_seconds, config_hash, create_body};
 use super::error::translate_start;
 use super::spec::{LABEL_CLUSTER, LABEL_HOST, MountSpec, NetworkMode, ServiceSpec};
 use super::{DockerError, Engine, Inspection, Liveness};
-use bollard::exec::{StartExecOptions, StartExecResults};
-use bollard::models::ExecConfig;
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder,
     StartContainerOptions, StopContainerOptionsBuilder,
 };
-use futures::StreamExt;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -29,9 +26,6 @@ const REMOVE_TIMEOUT: Duration = Duration::from_secs(10);
 const KILL_WAIT: Duration = Duration::from_secs(3);
 /// Step of looking again after a kill.
 const POLL: Duration = Duration::from_millis(20);
-/// Most output of a command in a container that is kept.
-const EXEC_OUTPUT_MAX: usize = 4096;
-
 /// What [`Engine::ensure_created`] found or did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ensured {
@@ -43,15 +37,6 @@ pub enum Ensured {
     Recreated,
     /// It is another configuration and runs: left alone. Stop it and ensure again.
     OutdatedRunning,
-}
-
-/// What a command in a container did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExecOutcome {
-    /// Exit code.
-    pub exit_code: i64,
-    /// Standard output and error, shortened.
-    pub output: String,
 }
 
 impl Engine {
@@ -222,41 +207,6 @@ impl Engine {
             Err(error) if error.status() == Some(404) => Ok(()),
             other => other,
         }
-    }
-
-    /// Runs a command in the running container, as the health check would (which the engine runs for the first
-    /// time only after a whole interval: too late for a takeover). Its processes are not killed at the bound.
-    ///
-    /// # Errors
-    /// If the container does not run, or the engine or the command does not answer `within`.
-    pub async fn exec(
-        &self,
-        name: &str,
-        command: &[String],
-        within: Duration,
-    ) -> Result<ExecOutcome, DockerError> {
-        let doing = format!("running '{}' in container '{name}'", command.first().map_or("", String::as_str));
-        let config = ExecConfig {
-            attach_stdout: Some(true),
-            attach_stderr: Some(true),
-            cmd: Some(command.to_vec()),
-            ..Default::default()
-        };
-        let run = async {
-            let exec = self.docker.create_exec(name, config).await?;
-            let mut output = String::new();
-            let started = self.docker.start_exec(&exec.id, None::<StartExecOptions>).await?;
-            if let StartExecResults::Attached { output: mut stream, .. } = started {
-                while let Some(piece) = stream.next().await {
-                    if output.len() < EXEC_OUTPUT_MAX {
-                        output.push_str(&piece?.to_string());
-                    }
-                }
-            }
-            let ended = self.docker.inspect_exec(&exec.id).await?;
-            Ok(ExecOutcome { exit_code: ended.exit_code.unwrap_or(-1), output })
-        };
-        self.call(&doing, within, run).await
     }
 
     async fn resolve_network(&self, container: &str) -> Result<ResolvedNetwork, DockerError> {

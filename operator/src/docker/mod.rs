@@ -11,14 +11,16 @@ mod check;
 mod container;
 mod error;
 mod events;
+mod exec;
 mod inspect;
 mod spec;
 mod volume;
 
-pub use check::{Check, CheckError, run_check};
-pub use container::{Ensured, ExecOutcome};
+pub use check::{Check, CheckError, at, run_check};
+pub use container::Ensured;
 pub use error::DockerError;
 pub use events::Wake;
+pub use exec::ExecOutcome;
 pub use inspect::{Health, Inspection, Liveness, Owned};
 pub use spec::{
     BadNetworkMode, HealthcheckSpec, LABEL_CLUSTER, LABEL_CONFIG, LABEL_GROUP, LABEL_HOST, LABEL_SERVICE,

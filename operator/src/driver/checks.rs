@@ -1,117 +1,358 @@
-//! The groups' own health checks: HTTP, TCP and commands in a container, made while the group serves here.
+//! The groups' own health checks, made while the group serves here; those of a gateway always, and those that a hot
+//! standby can be judged by on standbys, too.
 //!
-//! A check counts only after it has succeeded once since the group began to serve: a slow first start is the start
-//! timeout's business. Every failure beyond `retries` in a row is reported; what follows is the runtime's decision.
+//! A task per check makes it, lets [`Judge`] say what the outcome means, and keeps the check's line on the [`Board`] that
+//! status shows. What follows from a failure is the runtime's decision. If a task hangs, its probe is bounded.
 
+mod prober;
+
+use super::history::rfc3339;
 use super::owner::Back;
-use crate::docker::{self, Engine};
+use crate::core::checks::{Judge, Limits, News, OnFailure, Outcome, State, phase};
+use crate::core::group::Severity;
+use crate::core::runtime::{CheckFailure, RunEvent};
+use crate::docker::Engine;
+use crate::heartbeat::clock;
 use crate::spec::{Check, CheckProbe, Group};
-use crate::status::{ClusterStatus, GroupState};
-use baton_replicator::types::{GroupName, NodeName};
+use crate::status::{CheckState, CheckStatus, ClusterStatus, GroupState};
+use baton_replicator::types::{GroupName, Instant, NodeName};
+use prober::Prober;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+
+/// Least pause between two checks, whatever a specification of an early release says.
+const LEAST: Duration = Duration::from_millis(50);
+
+/// What the checks of all groups found last, by group and name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Board(Arc<Mutex<BTreeMap<(GroupName, String), Line>>>);
+
+#[derive(Clone, Debug)]
+struct Line {
+    status: CheckStatus,
+    ended: Instant,
+}
+
+impl Board {
+    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<(GroupName, String), Line>) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts the lines into a snapshot, and into its advice what a person has to see to.
+    pub(super) fn put_into(&self, snapshot: &mut ClusterStatus, now: Instant) {
+        let lines = self.with(|all| all.clone());
+        for ((group, _), line) in lines {
+            let Some(found) = snapshot.groups.iter_mut().find(|g| g.name == group) else { continue };
+            let age_ms = Some(super::snapshot::millis(now.since(line.ended)));
+            let check = CheckStatus { age_ms, ..line.status };
+            if check.state == CheckState::Alarm {
+                let why = check.last_error.as_deref().unwrap_or("it does not pass");
+                snapshot.advice.push(format!(
+                    "group {group}: {}: {why}; neither a restart nor another node would help, so nothing is moved",
+                    check.name
+                ));
+            }
+            found.checks.push(check);
+        }
+    }
+}
+
+/// What a group's checks need to know of where they run.
+pub(super) struct Place<'a> {
+    pub(super) me: &'a NodeName,
+    /// This node's own address: a hot standby is asked there.
+    pub(super) own: Option<IpAddr>,
+    pub(super) engine: &'a Engine,
+    pub(super) status: &'a watch::Receiver<ClusterStatus>,
+    pub(super) board: &'a Board,
+}
 
 /// Starts a task per check. They end when aborted, or with the process.
 pub(super) fn start(
     group: &GroupName,
     spec: &Group,
-    me: &NodeName,
-    engine: &Engine,
-    status: &watch::Receiver<ClusterStatus>,
+    place: &Place<'_>,
     back: &mpsc::Sender<Back>,
 ) -> Vec<JoinHandle<()>> {
-    let start = |check: &Check| {
+    let hot = super::unit::hot(spec).next().is_some();
+    let names = names(&spec.checks);
+    let start = |(i, (check, name)): (usize, (&Check, String))| {
         let task = Task {
             group: group.clone(),
-            me: me.clone(),
-            check: check.clone(),
+            name,
+            me: place.me.clone(),
+            limits: Limits {
+                rise: check.rise,
+                fall: check.retries,
+                start_period: check.start_period,
+                start_timeout: spec.start_timeout,
+                on_failure: check.on_failure,
+            },
             address: spec.addresses.first().map(|a| a.address),
-            engine: engine.clone(),
-            status: status.clone(),
+            own: place.own,
+            hot: hot && judges_standbys(check, spec),
+            prober: Prober::of(check, group, i, place.engine),
+            check: check.clone(),
+            status: place.status.clone(),
+            board: place.board.clone(),
             back: back.clone(),
         };
         tokio::spawn(task.run())
     };
-    spec.checks.iter().map(start).collect()
+    spec.checks.iter().zip(names).enumerate().map(start).collect()
+}
+
+/// It says something about what runs on a standby, and changes nothing there.
+fn judges_standbys(check: &Check, group: &Group) -> bool {
+    let hot = |service: &String| super::unit::hot(group).any(|h| h == service);
+    match &check.probe {
+        CheckProbe::Http { .. } | CheckProbe::Tcp { .. } => {
+            check.service.as_ref().map_or(group.services.values().all(|s| s.runs_on_standbys()), hot)
+        }
+        CheckProbe::Exec { service, .. } | CheckProbe::Docker { service } => hot(service),
+        CheckProbe::Sql { .. } | CheckProbe::Write { .. } | CheckProbe::Ping { .. } => false,
+    }
+}
+
+/// A name for each, those that are made up told apart by a number.
+fn names(checks: &[Check]) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for check in checks {
+        let plain = check.name.clone().unwrap_or_else(|| match &check.probe {
+            CheckProbe::Http { url, .. } => format!("check {url}"),
+            CheckProbe::Tcp { address } => format!("check {address}"),
+            CheckProbe::Exec { service, .. } => format!("check in {service}"),
+            CheckProbe::Sql { address, .. } => format!("sql {address}"),
+            CheckProbe::Docker { service } => format!("docker {service}"),
+            CheckProbe::Write { service, path, .. } => format!("write {service}:{}", path.display()),
+            CheckProbe::Ping { address, .. } => format!("ping {address}"),
+        });
+        let numbered = (2..).map(|n| format!("{plain} ({n})"));
+        let name = std::iter::once(plain.clone()).chain(numbered).find(|name| !all.contains(name));
+        all.extend(name);
+    }
+    all
+}
+
+fn kind(probe: &CheckProbe) -> &'static str {
+    match probe {
+        CheckProbe::Http { .. } => "http",
+        CheckProbe::Tcp { .. } => "tcp",
+        CheckProbe::Exec { .. } => "exec",
+        CheckProbe::Sql { .. } => "sql",
+        CheckProbe::Docker { .. } => "docker",
+        CheckProbe::Write { .. } => "write",
+        CheckProbe::Ping { .. } => "ping",
+    }
+}
+
+/// Where the group is, as far as a check is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Where {
+    /// It serves here.
+    Here,
+    /// It stands by here, hot.
+    Hot,
+    /// Neither; or it is not known.
+    Elsewhere,
 }
 
 struct Task {
     group: GroupName,
+    name: String,
     me: NodeName,
     check: Check,
-    address: Option<std::net::IpAddr>,
-    engine: Engine,
+    limits: Limits,
+    address: Option<IpAddr>,
+    own: Option<IpAddr>,
+    /// Made on standbys, too.
+    hot: bool,
+    prober: Prober,
     status: watch::Receiver<ClusterStatus>,
+    board: Board,
     back: mpsc::Sender<Back>,
 }
 
-impl Task {
-    async fn run(self) {
-        let mut every = tokio::time::interval(self.check.interval);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut succeeded = false;
-        let mut failed: u32 = 0;
-        loop {
-            every.tick().await;
-            if !self.serves_here() {
-                (succeeded, failed) = (false, 0);
-                crate::metrics::live().check_ended(self.group.as_str(), &self.name());
-                continue;
-            }
-            let outcome = self.once().await;
-            if !self.serves_here() {
-                continue;
-            }
-            crate::metrics::live().check(self.group.as_str(), &self.name(), outcome.is_ok());
-            match outcome {
-                Ok(()) => (succeeded, failed) = (true, 0),
-                Err(reason) if succeeded => {
-                    failed += 1;
-                    tracing::warn!(group = %self.group, failed, "check failed: {reason}");
-                    if failed >= self.check.retries.max(1) {
-                        let what = self.check.service.clone().unwrap_or_else(|| self.name());
-                        failed = 0;
-                        let _ = self.back.send(Back::CheckFailed(self.group.clone(), what)).await;
-                    }
-                }
-                Err(reason) => tracing::debug!(group = %self.group, "check not good yet: {reason}"),
-            }
-        }
-    }
-
-    fn name(&self) -> String {
-        match &self.check.probe {
-            CheckProbe::Http { url, .. } => format!("check {url}"),
-            CheckProbe::Tcp { address } => format!("check {address}"),
-            CheckProbe::Exec { service, .. } => format!("check in {service}"),
-        }
-    }
-
-    fn serves_here(&self) -> bool {
-        let status = self.status.borrow();
-        let group = status.groups.iter().find(|g| g.name == self.group);
-        group.is_some_and(|g| g.leader.as_ref() == Some(&self.me) && g.state == GroupState::Serving)
-    }
-
-    async fn once(&self) -> Result<(), String> {
-        let timeout = self.check.timeout;
-        let check = match &self.check.probe {
-            CheckProbe::Http { url, status } => {
-                docker::Check::Http { url: url.clone(), status: status.clone(), timeout }
-            }
-            CheckProbe::Tcp { address } => docker::Check::Tcp { address: address.clone(), timeout },
-            CheckProbe::Exec { service, command } => {
-                let container = self.engine.owner().container_name(self.group.as_str(), service);
-                let ran = self.engine.exec(&container, command, timeout).await.map_err(|e| e.to_string())?;
-                let said = ran.output.trim();
-                return if ran.exit_code == 0 {
-                    Ok(())
-                } else {
-                    Err(format!("exit {}: {said}", ran.exit_code))
-                };
-            }
-        };
-        let check = self.address.map_or(check.clone(), |address| check.at(address));
-        docker::run_check(&check).await.map_err(|e| e.to_string())
+impl Drop for Task {
+    /// Its line goes with it: a changed specification begins new ones.
+    fn drop(&mut self) {
+        self.wipe();
     }
 }
+
+impl Task {
+    async fn run(mut self) {
+        let interval = self.check.interval.max(LEAST);
+        let first = phase(&format!("{}/{}", self.group, self.name), self.check.jitter);
+        let mut every = tokio::time::interval_at(tokio::time::Instant::now() + first, interval);
+        // Skip keeps its place in the interval.
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut place = Where::Elsewhere;
+        let mut judge = Judge::new(self.limits, clock::now());
+        let mut answered = false;
+        loop {
+            every.tick().await;
+            let now_at = self.place();
+            if now_at != place {
+                (place, judge) = (now_at, Judge::new(self.limits, clock::now()));
+                answered = false;
+                self.wipe();
+            }
+            if place == Where::Elsewhere {
+                continue;
+            }
+            let address = if place == Where::Hot { self.own } else { self.address };
+            let began = clock::now();
+            let outcome = self.prober.once(&self.check, address).await;
+            let now = clock::now();
+            if self.place() != place {
+                continue;
+            }
+            let before = judge.state();
+            let news = judge.take(&outcome, now);
+            self.show(&judge, before, &outcome, now, now.since(began));
+            if matches!(self.check.probe, CheckProbe::Ping { .. }) {
+                let reached = judge.state().0 == State::Passing;
+                self.tell(Back::Gateway(self.group.clone(), self.name.clone(), reached)).await;
+            }
+            if self.is_first_answer(place, &outcome, &mut answered) {
+                self.tell(Back::Answered(self.group.clone(), now)).await;
+            }
+            if let Some(news) = news {
+                self.report(news, place).await;
+            }
+        }
+    }
+
+    /// The group's first good answer since it serves here, for its timeline. A gateway's says nothing of the group.
+    fn is_first_answer(&self, place: Where, outcome: &Outcome, answered: &mut bool) -> bool {
+        let ping = matches!(self.check.probe, CheckProbe::Ping { .. });
+        let good = place == Where::Here && !ping && matches!(outcome, Outcome::Good);
+        good && !std::mem::replace(answered, true)
+    }
+
+    /// A gateway is asked wherever the group may be.
+    fn place(&self) -> Where {
+        if matches!(self.check.probe, CheckProbe::Ping { .. }) {
+            return Where::Here;
+        }
+        let status = self.status.borrow();
+        let Some(group) = status.groups.iter().find(|g| g.name == self.group) else {
+            return Where::Elsewhere;
+        };
+        let mine = group.nodes.iter().find(|n| n.node == self.me).map(|n| n.state);
+        if group.leader.as_ref() == Some(&self.me) {
+            if group.state == GroupState::Serving { Where::Here } else { Where::Elsewhere }
+        } else if self.hot && mine == Some(GroupState::Standby) {
+            Where::Hot
+        } else {
+            Where::Elsewhere
+        }
+    }
+
+    fn wipe(&self) {
+        crate::metrics::live().check_ended(self.group.as_str(), &self.name);
+        self.board.with(|all| all.remove(&(self.group.clone(), self.name.clone())));
+    }
+
+    fn show(&self, judge: &Judge, before: (State, Instant), outcome: &Outcome, now: Instant, took: Duration) {
+        let (last_error, ok) = match outcome {
+            Outcome::Good => (None, Some(true)),
+            Outcome::Bad(why) | Outcome::Incurable(why) => (Some(why.clone()), Some(false)),
+            Outcome::Unknown(why) => (Some(why.clone()), None),
+        };
+        let state = match judge.state().0 {
+            State::Starting => CheckState::Starting,
+            State::Passing => CheckState::Passing,
+            State::Failing => CheckState::Failing,
+            // Nothing is ever done about a gateway, so there is nothing to be alarmed about.
+            State::Alarm if matches!(self.check.probe, CheckProbe::Ping { .. }) => CheckState::Failing,
+            State::Alarm => CheckState::Alarm,
+        };
+        let (group, name) = (self.group.as_str(), &self.name);
+        crate::metrics::live().check(group, name, ok, took);
+        crate::metrics::live().check_state(group, name, state);
+        if let Some(why) = &last_error {
+            tracing::debug!(%group, check = name, "{why}");
+        }
+        let ping = matches!(self.check.probe, CheckProbe::Ping { .. });
+        let word = if ping { "prefer" } else { self.check.on_failure.word() };
+        let changed = judge.state() != before;
+        self.board.with(|all| {
+            let since = all.get(&(self.group.clone(), name.clone())).map(|line| line.status.since.clone());
+            let status = CheckStatus {
+                name: name.clone(),
+                kind: kind(&self.check.probe).into(),
+                service: self.check.service.clone(),
+                on_failure: word.into(),
+                state,
+                since: since.filter(|_| !changed).unwrap_or_else(|| rfc3339(SystemTime::now())),
+                last_error,
+                unknown: ok.is_none(),
+                duration_ms: Some(super::snapshot::millis(took)),
+                age_ms: Some(0),
+            };
+            all.insert((self.group.clone(), name.clone()), Line { status, ended: now });
+        });
+    }
+
+    async fn report(&self, news: News, place: Where) {
+        let name = &self.name;
+        let ping = matches!(self.check.probe, CheckProbe::Ping { .. });
+        let on_failure = self.check.on_failure;
+        let (event, run) = match news {
+            News::Passes(State::Starting) => (None, Some(RunEvent::CheckPassed(name.clone()))),
+            News::Passes(_) => {
+                let text = format!("{name}: passes again");
+                (Some((Severity::Info, text)), Some(RunEvent::CheckPassed(name.clone())))
+            }
+            News::Fails(why) | News::StillFails(why) => {
+                let text = format!("{name}: fails: {why}; {}", self.consequence(place));
+                (Some((Severity::Warning, text)), (!ping).then(|| self.failure(on_failure)))
+            }
+            News::Alarm(_) if ping => (None, None),
+            News::Alarm(why) => {
+                let text = format!("{name}: {why}; nothing is restarted or moved, a person has to see to it");
+                // A standby that it concerns is not ready, though.
+                let run = (place == Where::Hot).then(|| self.failure(OnFailure::Alarm));
+                (Some((Severity::Critical, text)), run)
+            }
+        };
+        if let Some((severity, text)) = event {
+            self.tell(Back::Told(self.group.clone(), severity, text)).await;
+        }
+        if let Some(run) = run {
+            self.tell(Back::Check(self.group.clone(), run)).await;
+        }
+    }
+
+    fn failure(&self, on_failure: OnFailure) -> RunEvent {
+        let (check, service) = (self.name.clone(), self.check.service.clone());
+        RunEvent::CheckFailed(CheckFailure { check, service, on_failure })
+    }
+
+    /// What follows, in words.
+    fn consequence(&self, place: Where) -> String {
+        if matches!(self.check.probe, CheckProbe::Ping { .. }) {
+            return "a node that reaches it is preferred".into();
+        }
+        match (self.check.on_failure, &self.check.service) {
+            (OnFailure::Restart, Some(service)) => format!("restarts {service}"),
+            (OnFailure::Restart, None) => "restarts the group's services".into(),
+            (OnFailure::Move, _) if place == Where::Here => "the group should move".into(),
+            (OnFailure::Move | OnFailure::Alarm, _) => "nothing is done about it here".into(),
+        }
+    }
+
+    async fn tell(&self, back: Back) {
+        // The owner ends with the process.
+        let _ = self.back.send(back).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,17 +5,19 @@ use super::history::History;
 use super::maintenance;
 use super::owner::Back;
 use crate::api::{
-    Accepted, Applied, Apply, ApplyError, CommandError, Commands, How, ModeChange, Resolve, SpecDocument,
-    SpecVersion, Wish,
+    Accepted, Applied, Apply, ApplyError, CommandError, Commands, How, ModeChange, PlaceChange, Resolve,
+    Restore, SpecDocument, SpecVersion, Wish,
 };
 use crate::core::group::{Event as CoreEvent, FAILED_HERE, Severity};
 use crate::core::record::{ModeWish, Outcome};
 use crate::core::resync::PauseRecord;
 use crate::core::verify::VerifyRecord;
 use crate::etcd::{Etcd, EtcdError};
+use crate::fence::{Action, Fencer};
 use crate::heartbeat::clock;
 use crate::notify::{Notifier, TestOutcome};
 use crate::replica::{ReplicaClient, ReplicaError};
+use crate::security::tokens::Tokens;
 use crate::spec::Spec;
 use crate::status::{ClusterStatus, Event, GroupState, GroupStatus, NodeMode};
 use baton_replicator::api::ExportStatus;
@@ -46,6 +48,8 @@ pub(super) struct DriverCommands {
     pub(super) alive: Arc<AtomicU64>,
     pub(super) notifier: Notifier,
     pub(super) replica: ReplicaClient,
+    pub(super) fencer: Fencer,
+    pub(super) tokens: Arc<Tokens>,
 }
 
 impl DriverCommands {
@@ -116,7 +120,7 @@ fn replicator_said(error: &ReplicaError) -> CommandError {
 }
 
 /// The node that takes `group` over: the one asked for, or the first that is ready.
-fn successor(group: &GroupStatus, to: Option<NodeName>) -> Result<NodeName, CommandError> {
+pub(super) fn successor(group: &GroupStatus, to: Option<NodeName>) -> Result<NodeName, CommandError> {
     let name = &group.name;
     if let Some(node) = to {
         let there = group.nodes.iter().find(|n| n.node == node);
@@ -225,6 +229,11 @@ impl Commands for DriverCommands {
                 }
                 _ => {}
             }
+            // To try it again where it is, or to take a move back, interrupts nothing that somebody wants to stay.
+            let stays_here = to.is_some() && to == known.leader && known.disabled.is_none();
+            if let Some(why) = super::placement::unmovable(&known).filter(|_| !stays_here) {
+                return Err(CommandError::Refused(why));
+            }
             // The leader itself is asked for while a move waits: that takes the move back.
             let target = match to {
                 Some(node) if known.leader.as_ref() == Some(&node) => node,
@@ -254,6 +263,31 @@ impl Commands for DriverCommands {
         })
     }
 
+    fn place_group(
+        &self,
+        group: GroupName,
+        change: PlaceChange,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        Box::pin(self.ask_to_place(group, change, how))
+    }
+
+    fn fence(
+        &self,
+        node: NodeName,
+        action: Action,
+        who: String,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        Box::pin(self.ask_to_fence(node, action, who, how))
+    }
+
+    fn fence_test(&self) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        self.fencer.test();
+        let message = format!("{} asks every fence device whether it answers", self.me);
+        Box::pin(std::future::ready(Ok(Accepted { message, ..Accepted::default() })))
+    }
+
     fn recover(&self, group: GroupName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         Box::pin(async move {
             let known = self.group(&group)?;
@@ -268,6 +302,19 @@ impl Commands for DriverCommands {
             self.back.send(Back::Group(group, CoreEvent::Recover)).await.map_err(gone)?;
             Ok(accepted)
         })
+    }
+
+    fn restore(
+        &self,
+        group: GroupName,
+        request: Restore,
+        how: How,
+    ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        Box::pin(self.restore_here(group, request, how))
+    }
+
+    fn write_back(&self, by: String, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>> {
+        Box::pin(DriverCommands::write_back(self, by, how))
     }
 
     fn events(&self, last: usize) -> BoxFuture<'_, Result<Vec<Event>, CommandError>> {

@@ -6,6 +6,7 @@ use baton_replicator::types::NodeName;
 use clap::Parser;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Baton's agent: elects a leader per service group and carries out what that means on this host.
 #[derive(Debug, Clone, Parser)]
@@ -56,6 +57,15 @@ pub struct Config {
     /// TCP port of the replicators.
     #[arg(long, env = "BATON_REPLICATION_PORT", default_value_t = 7788)]
     pub replication_port: u16,
+    /// Directory of the external fence agents.
+    #[arg(long, env = "BATON_FENCE_AGENTS", default_value = "/usr/sbin")]
+    pub fence_agents: PathBuf,
+    /// Watchdog device, as /dev/watchdog, that resets this host if the agent hangs. Off by default.
+    #[arg(long, env = "BATON_WATCHDOG")]
+    pub watchdog: Option<PathBuf>,
+    /// The watchdog's timeout, in whole seconds.
+    #[arg(long, env = "BATON_WATCHDOG_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub watchdog_timeout: Duration,
     /// What is logged (`info`, `baton_operator=debug`, …).
     #[arg(long, env = "BATON_LOG", default_value = "info")]
     pub log: String,

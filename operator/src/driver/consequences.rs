@@ -2,7 +2,9 @@
 //!
 //! Pure functions of the status snapshot. They describe; whether a command is refused is decided elsewhere.
 
+use crate::api::Place;
 use crate::core::record::ModeWish;
+use crate::fence::Action;
 use crate::status::{ClusterStatus, GroupState, GroupStatus, NodeMode};
 use baton_replicator::types::NodeName;
 
@@ -39,6 +41,31 @@ pub(super) fn of_move(group: &GroupStatus, to: &NodeName) -> Vec<String> {
         None => format!("nobody serves {} meanwhile", group.name),
     });
     all
+}
+
+/// A pin, a stop for good, or the end of one.
+pub(super) fn of_place(group: &GroupStatus, what: &Place, to: Option<&NodeName>) -> Vec<String> {
+    let name = &group.name;
+    match (what, &group.leader) {
+        (Place::Pin(_), _) => {
+            let mut all = to.map(|to| of_move(group, to)).unwrap_or_default();
+            all.push(format!(
+                "{name} leaves its node only if that dies, goes into standby mode or cannot run it, and stays then where \
+                 it was taken over"
+            ));
+            all
+        }
+        (Place::Unpin, _) if group.settings.auto_failback => {
+            vec![format!("{name} may go back to a more preferred node by itself")]
+        }
+        (Place::Unpin, _) => Vec::new(),
+        (Place::Disable, Some(leader)) => vec![
+            format!("{name} is stopped on {leader}; nobody serves it until it is enabled"),
+            format!("its volumes stay replicated, and {leader} in maintenance mode would stop nothing"),
+        ],
+        (Place::Disable, None) => vec![format!("nobody starts {name} until it is enabled")],
+        (Place::Enable, _) => vec![format!("a node that holds its data starts {name}, preferred ones first")],
+    }
 }
 
 /// A new mode of `node`.
@@ -86,6 +113,29 @@ pub(super) fn of_mode(status: &ClusterStatus, node: &NodeName, wish: &ModeWish) 
                 ));
             }
         }
+    }
+    all
+}
+
+/// What switching a node's power means for the groups.
+pub(super) fn of_fence(status: &ClusterStatus, node: &NodeName, action: Action) -> Vec<String> {
+    match action {
+        Action::Status => return vec![format!("the fence devices of {node} are asked whether it is on")],
+        Action::On => return vec![format!("{node} gets power; its agent joins when it has started")],
+        Action::Off | Action::Reboot => {}
+    }
+    let back = if action == Action::Off {
+        "and stays off until somebody switches it on"
+    } else {
+        "and starts again"
+    };
+    let mut all = vec![format!("{node} loses power at once, nothing on it is stopped in order, {back}")];
+    for group in status.groups.iter().filter(|g| g.leader.as_ref() == Some(node)) {
+        let name = &group.name;
+        all.push(match group.ready_standbys().next() {
+            Some(standby) => format!("{name} stops there and is taken over, as by {standby}"),
+            None => format!("{name} stops there, and nobody can take it over"),
+        });
     }
     all
 }

@@ -6,13 +6,12 @@ use super::translate;
 use crate::causes::chain;
 use crate::core::runtime::{Container, ContainerState, Health, Step};
 use crate::docker::{self, DockerError, Engine, Ensured, Liveness, ServiceSpec, VolumeSpec};
-use crate::net::AddressKeeper;
+use crate::net::{AddressKeeper, Wanted};
 use crate::replica::ReplicaClient;
-use crate::spec::Spec;
+use crate::spec::{Cidr, Spec};
 use crate::status::ServiceStatus;
 use baton_replicator::types::{GroupName, VolumeName};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +32,7 @@ pub struct Plan {
     /// Filesystem of each replicated volume.
     pub filesystems: BTreeMap<VolumeName, String>,
     /// Its addresses.
-    pub addresses: Vec<(IpAddr, u8)>,
+    pub addresses: Vec<Wanted>,
     /// Hash of each service's definition, as on the label of a container made from it.
     pub definitions: BTreeMap<String, String>,
     /// Services whose definition changed while this agent runs: tells for containers made before there was a label.
@@ -64,7 +63,7 @@ impl Plan {
                 .filter_map(|v| translate::docker_volume(spec, config, owner, group, v))
                 .collect(),
             filesystems: g.volumes.iter().map(|(n, v)| (n.clone(), v.filesystem.clone())).collect(),
-            addresses: g.addresses.iter().map(|a| (a.address, a.prefix)).collect(),
+            addresses: g.addresses.iter().map(wanted).collect(),
         })
     }
 
@@ -86,6 +85,10 @@ impl Plan {
     pub fn containers(&self) -> impl Iterator<Item = (String, ServiceSpec)> + '_ {
         self.services.values().chain(self.leaving.values()).map(|s| (s.container.clone(), s.clone()))
     }
+}
+
+fn wanted(cidr: &Cidr) -> Wanted {
+    Wanted { address: cidr.address, prefix: cidr.prefix, preferred: cidr.is_preferred() }
 }
 
 /// The adapters a step needs.

@@ -4,7 +4,7 @@
 //! nothing that matters waits for them.
 
 use crate::core::group::Severity;
-use crate::status::Event;
+use crate::status::{Event, Takeover};
 use baton_replicator::types::{GroupName, NodeName};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{broadcast, mpsc};
@@ -43,6 +43,24 @@ impl History {
             Severity::Warning => tracing::warn!(group = name, "{message}"),
             Severity::Critical => tracing::error!(group = name, "{message}"),
         }
+        self.put(group, word, message.to_owned(), None);
+    }
+
+    /// Records the timeline of a change of leadership that ended in serving here.
+    pub fn timeline(&self, group: &GroupName, takeover: Takeover) {
+        let words: Vec<String> = takeover.steps.iter().map(|s| format!("{} {} ms", s.step, s.ms)).collect();
+        let message = format!("{} done in {} ms: {}", takeover.kind, takeover.total_ms, words.join(", "));
+        tracing::info!(%group, total_ms = takeover.total_ms, "{message}");
+        self.put(Some(group), "info", message, Some(takeover));
+    }
+
+    fn put(
+        &self,
+        group: Option<&GroupName>,
+        word: &'static str,
+        message: String,
+        takeover: Option<Takeover>,
+    ) {
         crate::metrics::live().event(word);
         let event = Event {
             n: 0,
@@ -51,7 +69,8 @@ impl History {
             group: group.cloned(),
             volume: None,
             severity: word.into(),
-            message: message.to_owned(),
+            message,
+            takeover,
         };
         let _ = self.live.send(event.clone());
         if self.queue.try_send(event).is_err() {
@@ -88,6 +107,26 @@ mod tests {
         let event = queue.try_recv().unwrap();
         assert_eq!((event.severity.as_str(), event.message.as_str()), ("warning", "something"));
         assert_eq!(follower.try_recv().unwrap(), event);
+    }
+
+    #[tokio::test]
+    async fn a_timeline_is_an_entry_that_carries_its_steps() {
+        let (history, mut queue) = History::new(NodeName::new("alpha").unwrap());
+        let step =
+            |step: &str, ms| crate::status::TakeoverStep { step: step.into(), ms, ..Default::default() };
+        let steps = vec![step("detect", 1500), step("services", 400)];
+        let takeover = Takeover { kind: "takeover".into(), steps, total_ms: 1900, ..Takeover::default() };
+        history.timeline(&GroupName::new("web").unwrap(), takeover.clone());
+        let event = queue.try_recv().unwrap();
+        assert_eq!(event.message, "takeover done in 1900 ms: detect 1500 ms, services 400 ms");
+        let kept: Event = serde_json::from_slice(&serde_json::to_vec(&event).unwrap()).unwrap();
+        assert_eq!(kept.takeover, Some(takeover));
+        let old = r#"{"n":1,"at":"","node":"a","group":null,"volume":null,"severity":"info","message":"m"}"#;
+        assert_eq!(
+            serde_json::from_str::<Event>(old).unwrap().takeover,
+            None,
+            "as earlier releases wrote it"
+        );
     }
 
     #[test]

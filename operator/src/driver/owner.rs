@@ -6,6 +6,7 @@
 
 use super::config::Config;
 use super::exec::Executor;
+use super::fencing::WatchdogState;
 use super::history::{History, rfc3339};
 use super::reload::{Found, Reload};
 use super::replicator::Replicator;
@@ -16,19 +17,20 @@ use super::takeover::Change;
 use super::translate;
 use super::unit::Unit;
 use crate::causes::chain;
-use crate::core::group::{Action, EtcdFacts, Event, Facts, Severity, State};
+use crate::core::group::{Action, EtcdFacts, Event, Facts, Severity, Told};
 use crate::core::promises::{HeartbeatCore, PeerFacts};
 use crate::core::record::NodeKeys;
 use crate::core::runtime::{Container, RunEvent, Step};
 use crate::core::timing::Timers;
 use crate::docker::Wake;
 use crate::etcd::{Etcd, LeaseEvent, LeaseTask, Watch};
+use crate::fence::Fencer;
 use crate::heartbeat::{HeartbeatThread, SharedCore, clock};
 use crate::notify::{self, Notifier};
 use crate::replica::Followed;
 use crate::spec::Spec;
-use crate::status::{ClusterStatus, EtcdStatus, ServiceStatus};
-use baton_replicator::api::{Handshakes, Status, VolumeConfig, VolumeStatus};
+use crate::status::{ClusterStatus, EtcdStatus, HeartbeatStatus, ServiceStatus};
+use baton_replicator::api::{Handshakes, MemoryStatus, Status, VolumeConfig, VolumeStatus};
 use baton_replicator::types::{GroupName, Instant, NodeName, VolumeName};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,8 +67,14 @@ pub(super) enum Back {
     VolumeSet(GroupName, VolumeName, Result<Box<VolumeStatus>, String>),
     /// A volume was configured, or not.
     Configured(Box<VolumeConfig>, Result<(), String>),
-    /// A check of a group failed too often.
-    CheckFailed(GroupName, String),
+    /// A check of a group means something for what runs.
+    Check(GroupName, RunEvent),
+    /// A check of a gateway of the group: reached or not.
+    Gateway(GroupName, String, bool),
+    /// Something for the history of a group.
+    Told(GroupName, Severity, String),
+    /// A check of a group succeeded for the first time since it serves here.
+    Answered(GroupName, Instant),
     /// The keeper says something about an address.
     Address(GroupName, Severity, String),
     /// The specification in etcd was looked at.
@@ -84,6 +92,8 @@ pub(super) struct Owner {
     pub(super) timers: Timers,
     pub(super) beats: SharedCore,
     pub(super) thread: HeartbeatThread,
+    /// What was told about its links.
+    pub(super) links_told: super::links::Told,
     pub(super) lease_task: LeaseTask,
     pub(super) etcd: Etcd,
     pub(super) executor: Executor,
@@ -93,12 +103,15 @@ pub(super) struct Owner {
     pub(super) back: mpsc::Sender<Back>,
     pub(super) status: watch::Sender<ClusterStatus>,
     pub(super) alive: Arc<AtomicU64>,
+    pub(super) watchdog: WatchdogState,
     pub(super) node_keys: BTreeMap<NodeName, NodeKeys>,
     pub(super) revision: i64,
     pub(super) volumes: Option<Vec<VolumeStatus>>,
     pub(super) replicator: Replicator,
     /// How the replicator's connections to its peers began; stays while it does not answer.
     pub(super) handshakes: Handshakes,
+    /// What the kernel granted the replicator, and what it uses.
+    pub(super) memory: Option<MemoryStatus>,
     pub(super) configuring: BTreeSet<VolumeName>,
     pub(super) configure_at: BTreeMap<VolumeName, Instant>,
     pub(super) configure_errors: BTreeMap<VolumeName, String>,
@@ -111,6 +124,9 @@ pub(super) struct Owner {
     pub(super) availability: crate::series::availability::Book,
     pub(super) security: watch::Receiver<crate::security::watch::Health>,
     pub(super) notifier: Notifier,
+    pub(super) fencer: Fencer,
+    pub(super) members: super::members::Seen,
+    pub(super) failure_book: super::failures::FailureBook,
 }
 
 /// Ends of the channels that the loop waits for.
@@ -181,7 +197,10 @@ impl Owner {
                     self.all(|| Event::Changed).await;
                     self.look_at_spec();
                 }
-                Some(event) = ears.lease.recv() => self.lease.on(event),
+                Some(event) = ears.lease.recv() => {
+                    self.lease.on(event);
+                    self.fencer.lease(self.lease.id);
+                }
             }
             if let Some(deadline) = leaving {
                 let covered = self.units.values().all(|u| u.core.restart_covered());
@@ -191,6 +210,18 @@ impl Owner {
                 }
             }
         }
+    }
+
+    /// Starts the watchdog, if there is to be one.
+    pub(super) fn watch(&mut self) {
+        self.alive.store(clock::now().0, Ordering::Relaxed);
+        let watched = super::fencing::Watched {
+            keeper: Arc::clone(&self.executor.keeper),
+            counters: Arc::clone(&self.thread.counters),
+            ran: Arc::clone(&self.alive),
+            warntime: self.timers.warntime,
+        };
+        self.watchdog = super::fencing::watchdog(&self.config, watched, &self.history);
     }
 
     /// Leaves the addresses standing for as long as this node may serve without an agent.
@@ -231,20 +262,53 @@ impl Owner {
                 self.observe(&group, now);
             }
         }
+        let work = self.neighbours();
+        self.work(work).await;
         self.configure_volumes(now);
+        self.tell_timelines(now);
         if now.since(self.published) >= PUBLISH {
             self.let_go(now);
+            self.units.iter_mut().for_each(|(group, unit)| self.failure_book.look(group, unit));
+            let work = self.gateway_work(&peers, now);
+            self.work(work).await;
             self.publish(&peers, now);
         }
     }
 
+    /// What groups that go with others, or keep away from them, have to know of these, where it has changed.
+    fn neighbours(&mut self) -> Vec<Work> {
+        // One that knows of others when nobody is related any more has to forget them.
+        let related =
+            |u: &Unit| u.spec.with.is_some() || !u.spec.apart_from.is_empty() || !u.others.is_empty();
+        if !self.units.values().any(related) {
+            return Vec::new();
+        }
+        let told: BTreeMap<GroupName, Told> =
+            self.units.iter().map(|(name, unit)| (name.clone(), unit.core.told())).collect();
+        let mut work = Vec::new();
+        for (name, unit) in &mut self.units {
+            let named =
+                |g: &GroupName| unit.spec.with.as_ref() == Some(g) || unit.spec.apart_from.contains(g);
+            let concerns = |(g, t): &(&GroupName, &Told)| named(g) || t.with.as_ref() == Some(name);
+            let others: BTreeMap<GroupName, Told> =
+                told.iter().filter(concerns).map(|(g, t)| (g.clone(), t.clone())).collect();
+            if others != unit.others {
+                unit.others.clone_from(&others);
+                work.push(Work::Core(name.clone(), Event::Others(others)));
+            }
+        }
+        work
+    }
+
+    /// Until when this node's lease counts.
+    fn lease_until(&self) -> Instant {
+        let until = self.lease.sent.map(|sent| self.timers.lease_until(sent, self.lease.granted));
+        until.unwrap_or(Instant::ZERO)
+    }
+
     fn facts(&self, group: &GroupName, peers: &Arc<BTreeMap<NodeName, PeerFacts>>, now: Instant) -> Event {
-        let lease_until = self.lease.sent.map(|sent| self.timers.lease_until(sent, self.lease.granted));
-        let etcd = EtcdFacts {
-            reachable: self.lease.reachable,
-            lease: self.lease.id,
-            lease_until: lease_until.unwrap_or(Instant::ZERO),
-        };
+        let lease_until = self.lease_until();
+        let etcd = EtcdFacts { reachable: self.lease.reachable, lease: self.lease.id, lease_until };
         Event::Tick(Box::new(Facts { beats: self.beats().facts(group, now), peers: Arc::clone(peers), etcd }))
     }
 
@@ -268,6 +332,7 @@ impl Owner {
             Back::Step(group, step, result) => {
                 if let Err(error) = &result {
                     tracing::warn!(%group, step = step.word(), service = step.service(), "{error}");
+                    self.tell_unstoppable(&group, &step, error);
                 }
                 if let Some(unit) = self.units.get_mut(&group) {
                     unit.observe_again = true;
@@ -317,18 +382,40 @@ impl Owner {
                     }
                 }
             }
-            Back::CheckFailed(group, what) => {
-                self.work([Work::Run(group, RunEvent::CheckFailed(what))]).await
+            Back::Check(group, event) => self.work([Work::Run(group, event)]).await,
+            Back::Gateway(group, check, reached) => self.gateway(&group, check, reached),
+            Back::Told(group, severity, message) => self.history.record(Some(&group), severity, &message),
+            Back::Answered(group, at) => {
+                if let Some(unit) = self.units.get_mut(&group) {
+                    unit.tracker.on_answer(at);
+                }
+                self.published = Instant::ZERO;
             }
             Back::Spec(found) => self.spec_found(found).await,
             Back::Address(group, severity, message) => self.history.record(Some(&group), severity, &message),
         }
     }
 
+    /// The ladder of a stop that does not end, each rung told once: the stop signal, SIGKILL, then the fence.
+    fn tell_unstoppable(&mut self, group: &GroupName, step: &Step, error: &str) {
+        let (severity, next) = match step {
+            Step::Stop(_) => (Severity::Warning, "it is killed"),
+            Step::Kill(_) => (Severity::Critical, "tried again until stop_timeout, then its node is fenced"),
+            _ => return,
+        };
+        let text = format!("{} is not stopped ({error}): {next}", step.service().unwrap_or_default());
+        let Some(unit) = self.units.get_mut(group).filter(|u| u.unstoppable.as_ref() != Some(&text)) else {
+            return;
+        };
+        unit.unstoppable = Some(text.clone());
+        self.history.record(Some(group), severity, &text);
+    }
+
     async fn replicas(&mut self, status: Option<&Status>) {
         if let Some(status) = status {
             self.handshakes.clone_from(&status.handshakes);
         }
+        self.memory = status.and_then(|s| s.memory.clone());
         let now = clock::now();
         if let Some(died) = self.replicator.look(status.map(|s| s.worker_restarts), now) {
             crate::metrics::live().replicator_restarts(died.times);
@@ -456,10 +543,17 @@ impl Owner {
         let epoch = unit.core.view_of().epoch;
         let marks = unit.runtime.marks().to_vec();
         unit.tracker.on_state(Change { before, after: state, kind, epoch, sign, marks: &marks }, now);
-        if let (State::Serving, Some(last)) = (state, unit.tracker.last().filter(|t| t.epoch == epoch)) {
-            tracing::info!(%group, total_ms = last.total_ms, "{} done: {}", last.kind, steps(&last.steps));
-        }
         self.published = Instant::ZERO;
+    }
+
+    /// Timelines that are whole go into the history.
+    fn tell_timelines(&mut self, now: Instant) {
+        for (group, unit) in &mut self.units {
+            unit.tracker.on_tick(!unit.spec.checks.is_empty(), now);
+            if let Some(whole) = unit.tracker.take_whole().filter(|t| t.kind != "resume") {
+                self.history.timeline(group, whole);
+            }
+        }
     }
 
     fn runtime(&mut self, group: &GroupName, event: RunEvent, queue: &mut VecDeque<Work>) {
@@ -535,9 +629,24 @@ impl Owner {
                         let _ = back.send(Back::VolumeSet(name, volume, result.map(Box::new))).await;
                     }));
                 }
+                Action::FenceNode { id, node, leader, insync } => {
+                    self.fence(&name, id, node, (leader, insync));
+                }
                 Action::Event(severity, message) => self.history.record(Some(group), severity, &message),
             }
         }
+    }
+
+    /// Heartbeat links as they are now; what changed becomes an event.
+    fn heartbeat_links(&mut self, now: Instant) -> HeartbeatStatus {
+        let heartbeat = {
+            let board = self.thread.board.lock().unwrap_or_else(PoisonError::into_inner);
+            super::links::status(&board, &self.shown, &self.config.node, &self.timers, now)
+        };
+        for (severity, text) in self.links_told.news(&heartbeat, &self.config.node) {
+            self.history.record(None, severity, &text);
+        }
+        heartbeat
     }
 
     fn refused(&self) -> BTreeMap<NodeName, u64> {
@@ -551,21 +660,26 @@ impl Owner {
 
     fn publish(&mut self, peers: &BTreeMap<NodeName, PeerFacts>, now: Instant) {
         self.published = now;
-        let groups = self.units.iter().map(|(name, unit)| (name.clone(), unit.input())).collect();
+        let groups = {
+            let beats = self.beats();
+            let until = self.lease_until();
+            let input = |unit: &Unit| unit.input(unit.entitlement(&beats, until, now));
+            self.units.iter().map(|(name, unit)| (name.clone(), input(unit))).collect()
+        };
         let mut advice: Vec<String> = self
             .configure_errors
             .iter()
             .map(|(v, e)| format!("volume {v} on {}: {e}", self.config.node))
             .collect();
-        if !self.lease.reachable {
-            let why = self.lease.error.clone().unwrap_or_else(|| "no answer yet".into());
-            advice.push(format!(
-                "{} cannot reach etcd ({why}): leadership cannot change until it can",
-                self.config.node
-            ));
-        }
         advice.extend(self.spec_advice(now));
-        let etcd = EtcdStatus {
+        let heartbeat = self.heartbeat_links(now);
+        advice.extend(super::links::advice(&heartbeat, &self.config.node, &self.timers));
+        advice.extend(super::links::profile_advice(
+            &heartbeat,
+            &self.config.node,
+            self.spec.heartbeat.profile,
+        ));
+        let mut etcd = EtcdStatus {
             reachable: self.lease.reachable,
             endpoints: self.config.etcd.clone(),
             lease: (self.lease.id != 0).then(|| format!("{:x}", self.lease.id)),
@@ -574,7 +688,20 @@ impl Owner {
             revision: self.revision,
             error: self.lease.error.clone(),
             age_ms: self.etcd.answered().map(|at| snapshot::millis(now.since(at))),
+            ..EtcdStatus::default()
         };
+        super::members::put_into(&mut etcd, &self.members.borrow(), &self.shown, self.etcd.latency());
+        if !etcd.reachable {
+            let why = self.lease.error.clone().unwrap_or_else(|| "no answer yet".into());
+            let what = etcd.state.sentence().map(|s| format!(", {s}")).unwrap_or_default();
+            advice.push(format!(
+                "{} cannot reach etcd ({why}){what}: leadership cannot change until it can",
+                self.config.node
+            ));
+        } else if let Some(what) = etcd.state.sentence() {
+            advice.push(what.into());
+        }
+        advice.extend(super::members::advice(&etcd, &self.spec));
         let incarnation = self.beats().incarnation();
         let security = self.security.borrow().clone();
         advice.extend(security.advice);
@@ -598,12 +725,22 @@ impl Owner {
         });
         super::verify::put_into(&mut snapshot, &self.verifies.borrow());
         super::resolve::put_into(&mut snapshot, &self.given_up.borrow());
+        let keeper = &self.executor.keeper;
+        super::fencing::put_into(&mut snapshot, keeper.gate(), &keeper.addresses(), &self.watchdog);
+        self.fencer.put_into(&mut snapshot);
+        snapshot.judge_safety();
+        self.reload.board.put_into(&mut snapshot, now);
         self.availability.observe(&mut snapshot, now);
         snapshot.certificates = security.certificates;
         snapshot.handshakes = self.handshakes.clone();
+        super::memory::put_into(&mut snapshot, self.memory.as_ref());
         snapshot.notifications = notifications;
+        snapshot.heartbeat = heartbeat;
         let mut mine = summary(&snapshot, &self.config.node);
         mine.more.spec_version = self.reload.version;
+        let own = snapshot.nodes.iter().find(|n| n.name == self.config.node);
+        mine.more.fencing = own.and_then(|n| n.fencing.as_ref()).map_or(0, super::fencing::number);
+        mine.more.gateways = self.own_gateways();
         self.beats().set_summary(mine.encode());
         crate::metrics::live().observe(&snapshot);
         crate::metrics::live().timers(&self.timers);
@@ -642,9 +779,4 @@ fn summary(status: &ClusterStatus, me: &NodeName) -> NodeSummary {
         groups: status.groups.iter().filter_map(mine).collect(),
         ..NodeSummary::default()
     }
-}
-
-fn steps(steps: &[crate::status::TakeoverStep]) -> String {
-    let words: Vec<String> = steps.iter().map(|s| format!("{} {} ms", s.step, s.ms)).collect();
-    words.join(", ")
 }

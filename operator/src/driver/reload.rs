@@ -16,6 +16,7 @@ use super::unit::{Unit, group_config};
 use crate::causes::chain;
 use crate::core::group::{Event, Retire, Severity};
 use crate::core::runtime::RunEvent;
+use crate::core::timing::Timers;
 use crate::heartbeat::{HeartbeatConfig, clock};
 use crate::spec::{Facts, Spec, diff};
 use baton_replicator::api::{Desired, Membership, VolumeStatus};
@@ -62,6 +63,8 @@ pub struct Reload {
     pub let_go_at: BTreeMap<VolumeName, Instant>,
     /// Tasks of the groups' checks.
     pub checks: Vec<tokio::task::JoinHandle<()>>,
+    /// What they found.
+    pub board: checks::Board,
 }
 
 impl Reload {
@@ -76,6 +79,7 @@ impl Reload {
             differs: None,
             let_go_at: BTreeMap::new(),
             checks: Vec::new(),
+            board: checks::Board::default(),
         }
     }
 }
@@ -152,7 +156,7 @@ impl Owner {
         let new = Arc::new(new);
         let shown = self.shown_of(&new);
         // The only part that can fail comes first.
-        if let Err(error) = self.thread.reconfigure(links(&shown, &self.config, timers.keepalive)) {
+        if let Err(error) = self.thread.reconfigure(links(&shown, &self.config, timers)) {
             std::mem::swap(&mut leaving, &mut self.reload.leaving);
             return Err(chain(&error));
         }
@@ -161,6 +165,7 @@ impl Owner {
         self.lease_task.ask_for(timers.ttl);
         let own = shown.nodes.get(&me).map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |n| n.address);
         drop(tokio::spawn(self.executor.keeper.reconfigure(own, timers.fencetime)));
+        self.executor.keeper.guard(new.vips());
         self.beats().reconfigure(timers, shown.nodes.keys().cloned(), clock::now());
         self.shown = Arc::new(shown);
 
@@ -247,12 +252,22 @@ impl Owner {
         for task in self.reload.checks.drain(..) {
             task.abort();
         }
-        let status = self.status.subscribe();
-        for (name, group) in self.spec.groups.iter().filter(|(name, _)| self.units.contains_key(*name)) {
-            let me = &self.config.node;
-            let started = checks::start(name, group, me, &self.executor.engine, &status, &self.back);
-            self.reload.checks.extend(started);
+        for unit in self.units.values_mut() {
+            unit.gateways.clear();
         }
+        let status = self.status.subscribe();
+        let place = checks::Place {
+            me: &self.config.node,
+            own: self.spec.nodes.get(&self.config.node).map(|n| n.address),
+            engine: &self.executor.engine,
+            status: &status,
+            board: &self.reload.board,
+        };
+        let mut all = Vec::new();
+        for (name, group) in self.spec.groups.iter().filter(|(name, _)| self.units.contains_key(*name)) {
+            all.extend(checks::start(name, group, &place, &self.back));
+        }
+        self.reload.checks = all;
     }
 
     /// Drops units that are done, nodes that nobody counts on any more, and volumes that nobody has.
@@ -271,7 +286,7 @@ impl Owner {
         if before != self.reload.leaving.len() || !done.is_empty() {
             let shown = self.shown_of(&self.spec);
             // No link is new, so nothing has to be bound.
-            if let Err(error) = self.thread.reconfigure(links(&shown, &self.config, self.timers.keepalive)) {
+            if let Err(error) = self.thread.reconfigure(links(&shown, &self.config, self.timers)) {
                 tracing::warn!(error = %chain(&error), "heartbeat links stay as they were");
             }
             self.beats().reconfigure(self.timers, shown.nodes.keys().cloned(), now);
@@ -374,7 +389,9 @@ impl Owner {
             ));
         }
         if self.reload.nothing {
-            advice.push("etcd holds no specification: 'baton apply FILE' writes it again".into());
+            advice.push(
+                "etcd holds no specification: 'baton cluster recover' writes the one in force back".into(),
+            );
         }
         if !self.spec.nodes.contains_key(me) {
             let names: Vec<&str> = self.spec.nodes.keys().map(NodeName::as_str).collect();
@@ -409,7 +426,7 @@ impl Owner {
 }
 
 /// Heartbeat links of this node and where its peers are.
-pub(super) fn links(shown: &Spec, config: &super::Config, keepalive: Duration) -> HeartbeatConfig {
+pub(super) fn links(shown: &Spec, config: &super::Config, timers: Timers) -> HeartbeatConfig {
     let own = shown.nodes.get(&config.node);
     let peers = shown.nodes.iter().filter(|(name, _)| own.is_some() && **name != config.node);
     HeartbeatConfig {
@@ -417,7 +434,9 @@ pub(super) fn links(shown: &Spec, config: &super::Config, keepalive: Duration) -
         links: own.map(|n| n.heartbeat.clone()).unwrap_or_default(),
         peers: peers.map(|(name, n)| (name.clone(), n.heartbeat.clone())).collect(),
         port: config.heartbeat_port,
-        keepalive,
+        keepalive: timers.keepalive,
+        warntime: timers.warntime,
+        deadtime: timers.deadtime,
     }
 }
 

@@ -1,14 +1,15 @@
 //! Builds the status snapshot from what the driver holds. A pure function of its inputs.
 
-use super::maintenance;
 use super::summary::{GroupSummary, NodeSummary, ServiceBrief};
+use super::{maintenance, placement};
+use crate::basis::{Entitlement, GroupSettings, TimersStatus};
 use crate::core::group::GroupView;
 use crate::core::promises::PeerFacts;
 use crate::core::record::NodeKeys;
 use crate::spec::Spec;
 use crate::status::{
-    ClusterStatus, EtcdStatus, Freshness, GroupNode, GroupState, GroupStatus, Health, ModeNote, NodeStatus,
-    ServiceStatus, Takeover, unix_seconds,
+    ClusterStatus, EtcdStatus, Freshness, GroupNode, GroupState, GroupStatus, Health, HeartbeatStatus,
+    ModeNote, NodeStatus, ServiceStatus, Takeover, unix_seconds,
 };
 use baton_replicator::api::{Handshakes, VolumeStatus};
 use baton_replicator::types::{ConnectionState, DiskState, Epoch, GroupName, Instant, NodeName, Protocol};
@@ -30,6 +31,8 @@ pub struct GroupInput {
     pub read: Option<Instant>,
     /// The change of leadership under way here.
     pub under_way: Option<Takeover>,
+    /// What this node may serve it on, while it leads it.
+    pub entitlement: Option<Entitlement>,
 }
 
 /// Everything the snapshot is made of.
@@ -80,6 +83,7 @@ pub fn build(input: &Input<'_>) -> ClusterStatus {
     let mut advice: Vec<String> = input.groups.values().filter_map(|g| g.view.advice.clone()).collect();
     advice.extend(input.advice.iter().cloned());
     advice.extend(nodes.iter().filter_map(maintenance::advice));
+    advice.extend(groups.iter().filter_map(placement::advice));
     if input.volumes.is_none() && input.spec.groups.values().any(|g| !g.volumes.is_empty()) {
         advice.push(format!("the replicator on {} does not answer: look at its log and start it", input.me));
     }
@@ -103,12 +107,15 @@ pub fn build(input: &Input<'_>) -> ClusterStatus {
             || input.spec.groups.values().all(|g| g.volumes.is_empty()),
         handshakes: Handshakes::default(),
         notifications: Vec::new(),
+        heartbeat: HeartbeatStatus::default(),
+        timers: TimersStatus::of_spec(&input.spec.heartbeat),
     }
 }
 
 fn health(groups: &[GroupStatus]) -> Health {
-    let serves = |g: &GroupStatus| g.state == GroupState::Serving;
-    let covered = |g: &GroupStatus| g.nodes.iter().any(|n| Some(&n.node) != g.leader.as_ref() && n.ready);
+    let serves = |g: &GroupStatus| g.state == GroupState::Serving || g.rests();
+    let ready = |g: &GroupStatus| g.nodes.iter().any(|n| Some(&n.node) != g.leader.as_ref() && n.ready);
+    let covered = |g: &GroupStatus| ready(g) || g.rests();
     if !groups.iter().all(serves) {
         Health::Down
     } else if groups.iter().all(covered) {
@@ -153,6 +160,11 @@ fn node(input: &Input<'_>, summaries: &BTreeMap<&NodeName, NodeSummary>, name: &
         } else {
             peer.filter(|p| p.heard.is_some()).map(|p| p.etcd)
         },
+        fence: None,
+        fencing: summaries.get(name).and_then(|s| super::fencing::of_number(s.more.fencing)),
+        replicator_memory: None,
+        heartbeat: input.spec.nodes[name].heartbeat.iter().map(ToString::to_string).collect(),
+        replication: input.spec.nodes[name].replication.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -197,6 +209,7 @@ fn group(
         brief.iter().map(|b| service(input, name, view.leader.as_ref(), b)).collect()
     };
     GroupStatus {
+        safety: Vec::new(),
         name: name.clone(),
         leader: view.leader.clone(),
         epoch: view.epoch,
@@ -205,14 +218,20 @@ fn group(
         in_sync,
         members: view.members.clone(),
         target: view.target.clone(),
+        pinned: view.wish.pinned.as_ref().map(|note| ModeNote::of(note, 0)),
+        disabled: view.wish.disabled.as_ref().map(|note| ModeNote::of(note, 0)),
+        memory: Some(view.memory.clone()),
         addresses: spec.addresses.iter().map(ToString::to_string).collect(),
         nodes,
         volumes,
         services,
+        checks: Vec::new(),
         last_takeover: own.takeover.clone(),
         fresh,
         under_way: own.under_way.clone(),
         availability: crate::status::Availability::default(),
+        settings: GroupSettings::of(spec),
+        entitlement: own.entitlement.clone(),
     }
 }
 

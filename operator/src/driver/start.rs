@@ -19,9 +19,12 @@ use crate::core::rules::Rules;
 use crate::core::timing::BadTimers;
 use crate::docker::{DockerError, Engine, Owner as Ownership};
 use crate::etcd::{Alive, Etcd, EtcdError, SpecEntry};
+use crate::fence::{self, Fencer};
 use crate::heartbeat::wire::Sealer;
 use crate::heartbeat::{self, HeartbeatThread, ServeUntilSender, clock};
-use crate::net::{AddressKeeper, KeeperEvent, NetError, RemovalReason};
+use crate::net::frames::mac_text;
+use crate::net::gate::{self, GateEvent};
+use crate::net::{AddressKeeper, GateConfig, KeeperEvent, NetError, RemovalReason};
 use crate::notify::{self, Notifier};
 use crate::replica::{ReplicaClient, follow};
 use crate::security::Security;
@@ -60,6 +63,9 @@ pub enum StartError {
         /// What etcd said.
         etcd: String,
     },
+    /// etcd has two members and nobody has said that this is meant.
+    #[error("{}", super::members::two_members("etcd"))]
+    TwoMembers,
     /// The timers.
     #[error("heartbeat: {0}")]
     Timers(#[from] BadTimers),
@@ -134,8 +140,11 @@ pub async fn run(
     let (history, entries) = History::new(config.node.clone());
     let (back, back_ear) = mpsc::channel::<Back>(QUEUE);
     let on_address = address_events(back.clone(), history.clone());
-    let keeper = Arc::new(AddressKeeper::start(own_address, timers.fencetime, clock::now, on_address)?);
+    let gate = GateConfig { table: gate::table_name(&spec.cluster), guarded: spec.vips().collect() };
+    let keeper = AddressKeeper::start(own_address, timers.fencetime, clock::now, Some(gate), on_address)
+        .map(Arc::new)?;
 
+    let failure_book = super::failures::FailureBook::open(&config.state_dir, &config.boot_id_file);
     let now = clock::now();
     let mut units = BTreeMap::new();
     let mut promised = Vec::new();
@@ -145,7 +154,8 @@ pub async fn run(
         promised.push((name.clone(), bound_until(&durable, now)));
         let Some(plan) = Plan::of(&spec, &config, &engine, name) else { continue };
         all_services.extend(plan.containers());
-        if let Some(unit) = Unit::new(&spec, &config.node, name, plan, timers, durable, now) {
+        if let Some(mut unit) = Unit::new(&spec, &config.node, name, plan, timers, durable, now) {
+            failure_book.load(name).tell(&mut unit);
             units.insert(name.clone(), unit);
         }
     }
@@ -172,7 +182,7 @@ pub async fn run(
         what: "a datagram socket".into(),
         source,
     })?;
-    let links = reload::links(&spec, &config, timers.keepalive);
+    let links = reload::links(&spec, &config, timers);
     let tokens = Arc::new(Tokens::open(&config.state_dir.join("agent").join("tokens.json"))?);
     let door = access::open(&config.access, config.api, &config.run_dir, config.node.as_str(), &spec.cluster)
         .await?;
@@ -213,7 +223,7 @@ pub async fn run(
         peers: &BTreeMap::new(),
         refused: &BTreeMap::new(),
         node_keys: &BTreeMap::new(),
-        groups: &units.iter().map(|(n, u): (&GroupName, &Unit)| (n.clone(), u.input())).collect(),
+        groups: &units.iter().map(|(n, u): (&GroupName, &Unit)| (n.clone(), u.input(None))).collect(),
         volumes: None,
         volumes_at: None,
         advice: Vec::new(),
@@ -228,7 +238,16 @@ pub async fn run(
         status: status_ear.clone(),
         events: history.subscribe(),
     });
+    let fencer = Fencer::start(fence::Parts {
+        me: config.node.clone(),
+        dir: config.fence_agents.clone(),
+        records: config.state_dir.join("fence"),
+        in_force: in_force.clone(),
+        etcd: etcd.clone(),
+        history: history.clone(),
+    });
     let commands = DriverCommands {
+        fencer: fencer.clone(),
         me: config.node.clone(),
         back: back.clone(),
         in_force,
@@ -239,6 +258,7 @@ pub async fn run(
         alive: Arc::clone(&ran),
         notifier: notifier.clone(),
         replica: executor.replica.clone(),
+        tokens: Arc::clone(&tokens),
     };
     tokio::spawn(write_history(etcd.clone(), entries));
     let verifier = super::verify::Verifier {
@@ -259,8 +279,15 @@ pub async fn run(
     };
     let given_up = resolver.start();
     super::maintenance::watch(etcd.clone(), status_ear.clone(), history.clone());
+    let members = super::members::start(super::members::Parts {
+        me: config.node.clone(),
+        etcd: etcd.clone(),
+        in_force: commands.in_force.clone(),
+        status: status_ear.clone(),
+        history: history.clone(),
+    });
     let stores = [config.state_dir.clone(), config.state_dir.join("volumes")];
-    tokio::spawn(crate::metrics::probe(etcd.clone(), stores.into()));
+    tokio::spawn(crate::metrics::probe(stores.into()));
     let (stop_api, api_stopped) = watch::channel(false);
     tokio::spawn(etcd.clone().follow_tokens(Arc::clone(&tokens)));
     let recorder = |history: &History| {
@@ -314,11 +341,14 @@ pub async fn run(
         back,
         status,
         alive: ran,
+        watchdog: Ok(None),
         node_keys: BTreeMap::new(),
         revision: 0,
         volumes: None,
         replicator: Default::default(),
         handshakes: Default::default(),
+        links_told: super::links::Told::default(),
+        memory: None,
         configuring: Default::default(),
         configure_at: BTreeMap::new(),
         configure_errors: BTreeMap::new(),
@@ -330,8 +360,13 @@ pub async fn run(
         availability: Default::default(),
         security: certificates.start(),
         notifier,
+        fencer,
+        members,
+        failure_book,
     };
     owner.start_checks();
+    // Last, because from now on the core has to run.
+    owner.watch();
     owner.run(ears, shutdown).await;
     stop_api.send_replace(true);
     let _ = tokio::time::timeout(Duration::from_millis(500), api).await;
@@ -355,6 +390,17 @@ fn read_spec(path: &std::path::Path) -> Result<Spec, StartError> {
     Spec::parse(&text, |name| std::env::var(name).ok()).map_err(|e| StartError::Spec(e.in_file(shown)))
 }
 
+/// An etcd of two members is refused where this node starts for the first time; one that has run before goes on, as a
+/// member may be about to be replaced.
+async fn enough_members(etcd: &Etcd, spec: &Spec, first: bool) -> Result<(), StartError> {
+    if !first || spec.etcd.two_members {
+        return Ok(());
+    }
+    let listed = etcd.listed().await.unwrap_or_default();
+    let voters = crate::etcd::Look { listed, ..Default::default() }.voters();
+    if voters == Some(2) { Err(StartError::TwoMembers) } else { Ok(()) }
+}
+
 /// etcd's specification if it can be read, else the last one read from there, else the file's. A cluster without one
 /// gets the file's.
 async fn choose_spec(
@@ -365,17 +411,26 @@ async fn choose_spec(
     let kept: PathBuf = config.state_dir.join("agent").join("spec.yaml");
     let parse =
         |text: &str, name: String| Spec::parse(text, |_| None).map_err(|e| StartError::Spec(e.in_file(name)));
+    // The copy of another cluster, on a host that is set up anew, does not count.
+    let of_this = |spec: &Spec| etcd.keys().prefix() == crate::etcd::Keys::new(&spec.cluster).prefix();
+    let first = !std::fs::read_to_string(&kept)
+        .is_ok_and(|text| Spec::parse(&text, |_| None).is_ok_and(|spec| of_this(&spec)));
     let deadline = tokio::time::Instant::now() + SPEC_WAIT;
     let found = loop {
         match etcd.spec().await {
             Ok(Some(found)) => break Ok(Some(found)),
+            // It was there once: etcd was emptied. What the file says may be long out of date.
+            Ok(None) if !first => break Ok(None),
             Ok(None) => match &from_file {
                 None => break Ok(None),
                 // Another agent may be faster: then its text counts.
-                Some(spec) => match etcd.put_spec(&first_entry(config, spec), 0).await {
-                    Outcome::Committed { revision } => break Ok(Some((spec.text.clone(), revision))),
-                    Outcome::GuardFailed | Outcome::Unknown => {}
-                },
+                Some(spec) => {
+                    enough_members(etcd, spec, first).await?;
+                    match etcd.put_spec(&first_entry(config, spec), 0).await {
+                        Outcome::Committed { revision } => break Ok(Some((spec.text.clone(), revision))),
+                        Outcome::GuardFailed | Outcome::Unknown => {}
+                    }
+                }
             },
             Err(error) if tokio::time::Instant::now() >= deadline => break Err(error),
             Err(_) => {}
@@ -385,11 +440,20 @@ async fn choose_spec(
     match found {
         Ok(Some((text, version))) => {
             let spec = parse(&text, "the specification in etcd".into())?;
+            enough_members(etcd, &spec, first).await?;
             reload::keep_copy(&config.state_dir, &text);
             Ok((spec, version))
         }
         Ok(None) => {
-            let spec = from_file.ok_or_else(|| StartError::NoSpec { etcd: "it holds none".into() })?;
+            let spec = match std::fs::read_to_string(&kept) {
+                Ok(text) if !first => {
+                    tracing::error!(
+                        "etcd holds no specification, but did: starts with the last one known, and writes nothing"
+                    );
+                    parse(&text, kept.display().to_string())?
+                }
+                _ => from_file.ok_or_else(|| StartError::NoSpec { etcd: "it holds none".into() })?,
+            };
             Ok((spec, 0))
         }
         Err(error) => {
@@ -457,6 +521,28 @@ fn address_events(back: mpsc::Sender<Back>, history: History) -> impl Fn(KeeperE
                 let what = address.map(|a| format!("{a}: ")).unwrap_or_default();
                 (None, Severity::Warning, format!("{what}{}", chain(&error)))
             }
+            KeeperEvent::Conflict { group, address, mac } => (
+                Some(group),
+                Severity::Critical,
+                format!("{address} is claimed by another machine, {}; it is announced again", mac_text(mac)),
+            ),
+            KeeperEvent::ConflictOver { group, address } => {
+                (Some(group), Severity::Info, format!("no other machine claims {address} any more"))
+            }
+            KeeperEvent::Gate(GateEvent::InForce) => {
+                (None, Severity::Info, "fencing by nftables is in force".to_owned())
+            }
+            KeeperEvent::Gate(GateEvent::Restored) => (
+                None,
+                Severity::Warning,
+                "the nftables rules that fence this node were removed by somebody else; they are there again"
+                    .into(),
+            ),
+            KeeperEvent::Gate(GateEvent::Missing(why)) => (
+                None,
+                Severity::Warning,
+                format!("fencing by address lifetimes only, nftables is not in force: {why}"),
+            ),
             KeeperEvent::Link(link) => {
                 let word = if link.carrier { "up" } else { "down" };
                 (None, Severity::Warning, format!("link {} is {word}", link.interface))
@@ -476,5 +562,67 @@ async fn write_history(etcd: Etcd, mut entries: mpsc::Receiver<HistoryEvent>) {
         while etcd.append_event(&event).await.is_err() {
             tokio::time::sleep(HISTORY_RETRY).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    const SPEC: &str = "cluster: test\nnodes:\n  a: { address: 10.0.0.11 }\n  b: { address: 10.0.0.12 }\n\
+                        groups:\n  web:\n    addresses: [10.0.0.100/24]\n    services: { w: { image: w } }\n";
+
+    fn config(state: &std::path::Path) -> Config {
+        let state = state.to_str().unwrap();
+        Config::parse_from(["baton-agent", "--node", "a", "--etcd", "http://x:1", "--state-dir", state])
+    }
+
+    #[tokio::test]
+    async fn two_members_of_etcd_are_refused_until_a_person_accepts_them() {
+        let Some(cluster) = crate::etcd::tests::Cluster::start(2).await else { return };
+        let etcd = cluster.etcd("a").await;
+        let dir = tempfile::tempdir().unwrap();
+        StateDir::open(dir.path()).unwrap();
+        let config = config(dir.path());
+        let spec = |more: &str| Some(Spec::parse(&format!("{SPEC}{more}"), |_| None).unwrap());
+        let refused = choose_spec(&config, &etcd, spec("")).await.unwrap_err().to_string();
+        assert!(
+            refused.starts_with("etcd has two members") && refused.contains("a small witness"),
+            "{refused}"
+        );
+        assert_eq!(etcd.spec().await.unwrap(), None, "nothing was written");
+        let (_, version) = choose_spec(&config, &etcd, spec("etcd: { two_members: true }\n")).await.unwrap();
+        assert!(version > 0);
+
+        // A node that has run before starts again, whatever the specification says by now.
+        let entry = SpecEntry { text: SPEC.into(), by: "anna".into(), ..SpecEntry::default() };
+        assert!(matches!(etcd.put_spec(&entry, version).await, Outcome::Committed { .. }));
+        assert!(choose_spec(&config, &etcd, None).await.is_ok());
+        let fresh = tempfile::tempdir().unwrap();
+        StateDir::open(fresh.path()).unwrap();
+        let fresh = self::config(fresh.path());
+        assert!(matches!(choose_spec(&fresh, &etcd, None).await, Err(StartError::TwoMembers)));
+    }
+
+    #[tokio::test]
+    async fn an_emptied_etcd_gets_no_specification_from_an_old_file() {
+        let Some(cluster) = crate::etcd::tests::Cluster::start(1).await else { return };
+        let etcd = cluster.etcd("a").await;
+        let dir = tempfile::tempdir().unwrap();
+        StateDir::open(dir.path()).unwrap();
+        let config = config(dir.path());
+        let old = || Some(Spec::parse(SPEC, |_| None).unwrap());
+        let (_, version) = choose_spec(&config, &etcd, old()).await.unwrap();
+        // Changed since by `baton apply`.
+        let newer = format!("{SPEC}heartbeat: {{ deadtime: 3s }}\n");
+        let entry = SpecEntry { text: newer.clone(), by: "anna".into(), ..SpecEntry::default() };
+        assert!(matches!(etcd.put_spec(&entry, version).await, Outcome::Committed { .. }));
+        let (spec, _) = choose_spec(&config, &etcd, old()).await.unwrap();
+        assert_eq!(spec.text, newer);
+        cluster.empty().await;
+        let (spec, version) = choose_spec(&config, &etcd, old()).await.unwrap();
+        assert_eq!((spec.text, version), (newer, 0), "the one that was in force, not the file's");
+        assert_eq!(etcd.spec().await.unwrap(), None, "and a person decides what is written");
     }
 }

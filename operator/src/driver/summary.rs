@@ -1,5 +1,5 @@
 //! What a node tells the others about itself in its heartbeats, for people: enough that every agent can answer
-//! for the whole cluster. Nothing is decided on it.
+//! for the whole cluster. Nothing is decided on it, except which node is better placed (`gateways`).
 //!
 //! It has to fit [`MAX_SUMMARY`] bytes: texts are shortened first, then services left out, then reasons.
 
@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// Longest reason that rides along.
 const REASON_MAX: usize = 160;
+/// Most bytes about gateways: half of what there is. About thirty groups.
+const GATEWAYS_MAX: usize = MAX_SUMMARY / 2;
 
 /// A node's facts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -24,21 +26,37 @@ pub struct NodeSummary {
 }
 
 /// What came later. New fields go to the end, and what is missing at the end has its default.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct More {
     /// Version of the specification that the agent runs; 0 if it does not come from etcd.
     pub spec_version: i64,
+    /// What fences its addresses, as a number; 0 if it does not say.
+    pub fencing: u8,
+    /// How many of a group's gateways the node reaches, for the groups that ask. Groups may be missing: then nothing is
+    /// concluded. The one thing here that is decided on: a planned move.
+    pub gateways: Vec<(GroupName, u8)>,
 }
 
 impl More {
-    fn append(self, bytes: &mut Vec<u8>) {
-        // An integer always serialises.
-        bytes.extend(postcard::to_stdvec(&self.spec_version).unwrap_or_default());
+    fn append(&self, bytes: &mut Vec<u8>) {
+        // Plain values always serialise.
+        bytes.extend(postcard::to_stdvec(&(self.spec_version, self.fencing)).unwrap_or_default());
+        let mut gateways = self.gateways.clone();
+        let text = loop {
+            let text = postcard::to_stdvec(&gateways).unwrap_or_default();
+            if text.len() <= GATEWAYS_MAX {
+                break text;
+            }
+            gateways.pop();
+        };
+        bytes.extend(text);
     }
 
     fn read(rest: &[u8]) -> Self {
-        let spec_version = postcard::take_from_bytes(rest).map_or(0, |(version, _)| version);
-        Self { spec_version }
+        let (spec_version, rest) = postcard::take_from_bytes(rest).unwrap_or((0, &[]));
+        let (fencing, rest) = postcard::take_from_bytes(rest).unwrap_or((0, &[]));
+        let gateways = postcard::take_from_bytes(rest).map_or_else(|_| Vec::new(), |(all, _)| all);
+        Self { spec_version, fencing, gateways }
     }
 }
 
@@ -135,7 +153,8 @@ mod tests {
                 restarts: 1,
             }],
         };
-        let more = More { spec_version: 42 };
+        let gateways = (0..groups).map(|i| (GroupName::new(format!("group-{i}")).unwrap(), 2)).collect();
+        let more = More { spec_version: 42, fencing: 1, gateways };
         NodeSummary { version: "0.1.0".into(), groups: (0..groups).map(group).collect(), more }
     }
 
@@ -151,7 +170,13 @@ mod tests {
         assert_eq!((got.groups.len(), got.more.spec_version), (1, 0));
         let got: NodeSummary = postcard::from_bytes(&bytes).expect("as the old one read it");
         assert_eq!(got.groups.len(), 1);
-        assert_eq!(NodeSummary::decode(&bytes).expect("a new one is read").more.spec_version, 42);
+        assert_eq!(NodeSummary::decode(&bytes).expect("a new one is read").more, new.more);
+        // Releases between the two sent the version alone, or what fences besides.
+        let version = postcard::to_stdvec(&42_i64).unwrap();
+        for (tail, fencing) in [(version.clone(), 0), ([version, vec![1]].concat(), 1)] {
+            let between = NodeSummary::decode(&[old.clone(), tail].concat()).expect("read").more;
+            assert_eq!((between.spec_version, between.fencing, between.gateways), (42, fencing, vec![]));
+        }
     }
 
     #[test]

@@ -1,12 +1,17 @@
-//! Measures a change of leadership by step, from the last sign of life of the old leader to serving.
+//! Measures a change of leadership by step, from the last sign of life of the old leader to the first good answer.
 //!
-//! Fed with what the cores say; decides nothing.
+//! Fed with what the cores and the checks say; decides nothing. A timeline is told once, when it is whole: with the first
+//! check that succeeds; without one when the group has no checks, stops serving, or does not answer in [`PATIENCE`].
 
 use super::history::rfc3339;
 use crate::core::group::State;
 use crate::status::{Takeover, TakeoverStep};
 use baton_replicator::types::{Epoch, Instant};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+
+/// A first good answer that comes later than this is no part of the takeover: a database that replays its log for
+/// minutes says so by its check.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How this node came to lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +66,15 @@ struct Running {
 pub struct Tracker {
     running: Option<Running>,
     last: Option<Takeover>,
+    waits: Option<Waits>,
+    whole: Option<Takeover>,
+}
+
+/// Serves, and has not answered yet.
+#[derive(Clone, Copy, Debug)]
+struct Waits {
+    from: Instant,
+    served: Instant,
 }
 
 impl Tracker {
@@ -82,9 +96,39 @@ impl Tracker {
         Some(Takeover { kind: kind.word().into(), epoch, at, steps, total_ms: millis(from, end) })
     }
 
+    /// The timeline of a change of leadership that is whole now; once.
+    pub fn take_whole(&mut self) -> Option<Takeover> {
+        self.whole.take()
+    }
+
+    /// The first check succeeded since the group began to serve.
+    pub fn on_answer(&mut self, now: Instant) {
+        if let (Some(waits), Some(last)) = (self.waits.take(), &mut self.last) {
+            let (ms, at_ms) = (millis(waits.served, now), millis(waits.from, now));
+            last.steps.push(TakeoverStep { step: "answer".into(), ms, at_ms });
+            self.whole = Some(last.clone());
+        }
+    }
+
+    /// Time passed, `checks` says whether an answer is to be expected.
+    pub fn on_tick(&mut self, checks: bool, now: Instant) {
+        if self.waits.is_some_and(|w| !checks || now.since(w.served) >= PATIENCE) {
+            self.no_answer();
+        }
+    }
+
+    fn no_answer(&mut self) {
+        if self.waits.take().is_some() {
+            self.whole.clone_from(&self.last);
+        }
+    }
+
     /// The group's state changed.
     pub fn on_state(&mut self, change: Change<'_>, now: Instant) {
         let Change { before, after: now_is, kind, epoch, sign, marks } = change;
+        if now_is != State::Serving {
+            self.no_answer();
+        }
         if !now_is.leads() {
             if now_is == State::Campaigning && before == State::Standby {
                 // Kind is known when it has been won.
@@ -126,6 +170,7 @@ impl Tracker {
             steps: steps_of(running, marks).0,
             total_ms: millis(from, now),
         });
+        self.waits = Some(Waits { from, served: now });
     }
 }
 
@@ -139,10 +184,11 @@ fn steps_of(mut running: Running, marks: &[(&'static str, Instant)]) -> (Vec<Tak
         .steps
         .extend(marks.iter().filter(|(name, _)| *name != "begin").map(|(n, at)| ((*n).to_owned(), *at)));
     running.steps.sort_by_key(|(_, at)| *at);
-    let mut at = running.from;
+    let from = running.from;
+    let mut at = from;
     let mut steps = Vec::new();
     for (step, end) in running.steps {
-        steps.push(TakeoverStep { step, ms: millis(at, end) });
+        steps.push(TakeoverStep { step, ms: millis(at, end), at_ms: millis(from, end) });
         at = at.max(end);
     }
     (steps, at)
@@ -195,6 +241,57 @@ mod tests {
         ];
         assert_eq!(steps, expected);
         assert_eq!((last.kind.as_str(), last.total_ms), ("takeover", 1810));
+    }
+
+    /// Serves from 1000 ms on, after a takeover that began at 0.
+    fn serving() -> Tracker {
+        let mut t = Tracker::default();
+        let epoch = Epoch { number: 2, term: TermId(1) };
+        for (before, after, now) in [
+            (State::Standby, State::Campaigning, 700),
+            (State::Campaigning, State::Waiting, 800),
+            (State::Waiting, State::Starting, 900),
+            (State::Starting, State::Serving, 1000),
+        ] {
+            let change = Change { before, after, kind: Kind::Takeover, epoch, sign: at(0), marks: &[] };
+            t.on_state(change, at(now));
+        }
+        t
+    }
+
+    #[test]
+    fn the_first_good_answer_makes_the_timeline_whole() {
+        let mut t = serving();
+        t.on_tick(true, at(1200));
+        assert_eq!(t.take_whole(), None, "a check is to be expected");
+        t.on_answer(at(1300));
+        let whole = t.take_whole().unwrap();
+        let answer = whole.steps.last().unwrap();
+        assert_eq!((answer.step.as_str(), answer.ms, answer.at_ms), ("answer", 300, 1300));
+        assert_eq!((whole.total_ms, t.last()), (1000, Some(&whole)));
+        t.on_answer(at(1400));
+        assert_eq!(t.take_whole(), None, "only the first counts, and it is told once");
+    }
+
+    #[test]
+    fn without_an_answer_it_is_told_all_the_same() {
+        let answers = |t: &mut Tracker| t.take_whole().map(|w| w.steps.iter().any(|s| s.step == "answer"));
+        let mut none = serving();
+        none.on_tick(false, at(1001));
+        assert_eq!(answers(&mut none), Some(false), "there is no check");
+        let mut late = serving();
+        late.on_tick(true, at(60_999));
+        assert_eq!(answers(&mut late), None);
+        late.on_tick(true, at(61_000));
+        assert_eq!(answers(&mut late), Some(false));
+        let mut fenced = serving();
+        let epoch = Epoch { number: 2, term: TermId(1) };
+        let (before, after) = (State::Serving, State::Fenced);
+        let change = Change { before, after, kind: Kind::Takeover, epoch, sign: at(0), marks: &[] };
+        fenced.on_state(change, at(1100));
+        assert_eq!(answers(&mut fenced), Some(false));
+        fenced.on_answer(at(1200));
+        assert_eq!(answers(&mut fenced), None, "an answer after that is of another time");
     }
 
     #[test]

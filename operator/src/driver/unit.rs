@@ -4,8 +4,9 @@
 use super::exec::Plan;
 use super::snapshot::GroupInput;
 use super::takeover::{Kind, Tracker};
-use crate::core::group::{AfterPowerLoss, GroupConfig, GroupCore, Retire, State};
-use crate::core::promises::Intent;
+use crate::basis::Entitlement;
+use crate::core::group::{AfterPowerLoss, Fencing, GroupConfig, GroupCore, Placing, Retire, State, Told};
+use crate::core::promises::{HeartbeatCore, Intent};
 use crate::core::record::{Durable, Record};
 use crate::core::rules::Rules;
 use crate::core::runtime::{Need, RunReport, Runtime, RuntimeConfig, ServicePlan, VolumePlan};
@@ -13,6 +14,7 @@ use crate::core::timing::Timers;
 use crate::spec::{self, Condition, Spec};
 use crate::status::ServiceStatus;
 use baton_replicator::types::{FrontEndKind, GroupName, Instant, NodeName};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// One group on this node.
@@ -38,6 +40,14 @@ pub(super) struct Unit {
     pub(super) read: Option<Instant>,
     pub(super) handed: bool,
     pub(super) fresh: bool,
+    /// Its checks of gateways by name: reached or not.
+    pub(super) gateways: BTreeMap<String, bool>,
+    /// What it was told last of the groups that it goes with or keeps away from.
+    pub(super) others: BTreeMap<GroupName, Told>,
+    /// What was said last of a container that does not stop.
+    pub(super) unstoppable: Option<String>,
+    /// What is kept of its failures.
+    pub(super) remembered: super::failures::Remembered,
 }
 
 impl Unit {
@@ -70,15 +80,17 @@ impl Unit {
             read: None,
             handed: false,
             fresh: false,
+            gateways: BTreeMap::new(),
+            others: BTreeMap::new(),
+            unstoppable: None,
+            remembered: Default::default(),
         })
     }
 
     /// Whether the unit can go on with the group as it is now.
     pub(super) fn can_become(&self, group: &spec::Group, me: &NodeName) -> bool {
         fn fixed<'g>(g: &'g spec::Group, me: &'g NodeName) -> impl Iterator<Item = impl PartialEq + 'g> + 'g {
-            g.volumes
-                .iter()
-                .map(move |(n, v)| (n, v.size_bytes, &v.filesystem, v.front_end, v.backing.on(me)))
+            g.volumes.iter().map(move |(n, v)| (n, &v.filesystem, v.front_end, v.backing.on(me)))
         }
         fixed(&self.spec, me).eq(fixed(group, me))
     }
@@ -111,8 +123,35 @@ impl Unit {
         kind(before, self.handed, self.fresh)
     }
 
+    fn pings(&self) -> usize {
+        self.spec.checks.iter().filter(|c| matches!(c.probe, spec::CheckProbe::Ping { .. })).count()
+    }
+
+    pub(super) fn asks_gateways(&self) -> bool {
+        self.pings() > 0
+    }
+
+    /// How many of its gateways answer; none before all have been asked.
+    pub(super) fn reached(&self) -> Option<u8> {
+        let known = self.asks_gateways() && self.gateways.len() >= self.pings();
+        let reached = self.gateways.values().filter(|reached| **reached).count();
+        known.then(|| u8::try_from(reached).unwrap_or(u8::MAX))
+    }
+
+    /// What this node may serve the group on; none if it does not lead it.
+    pub(super) fn entitlement(
+        &self,
+        beats: &HeartbeatCore,
+        lease_until: Instant,
+        now: Instant,
+    ) -> Option<Entitlement> {
+        let required: Vec<NodeName> = self.core.view_of().required.into_iter().map(|m| m.node).collect();
+        let facts = || beats.facts(&self.plan.group, now);
+        self.core.state().leads().then(|| Entitlement::of(&facts(), &required, lease_until, now))
+    }
+
     /// What the status snapshot is made of.
-    pub(super) fn input(&self) -> GroupInput {
+    pub(super) fn input(&self, entitlement: Option<Entitlement>) -> GroupInput {
         let restarts =
             |s: &ServiceStatus| ServiceStatus { restarts: self.runtime.restarts(&s.name), ..s.clone() };
         let mut view = self.core.view_of();
@@ -121,6 +160,7 @@ impl Unit {
             view.reason = self.report.reason.clone();
         }
         GroupInput {
+            entitlement,
             under_way: self.tracker.under_way(view.epoch, self.runtime.marks()),
             view,
             services: self.services.iter().map(restarts).collect(),
@@ -146,8 +186,17 @@ pub(super) fn group_config(
         nodes: spec.nodes.keys().cloned().collect(),
         prefer: group.prefer.clone(),
         volumes: group.volumes.keys().cloned().collect(),
-        auto_failback: group.auto_failback,
+        placing: Placing {
+            failback: group.auto_failback,
+            stickiness: group.stickiness,
+            with: group.with.clone(),
+            apart_from: group.apart_from.clone(),
+        },
         failure_timeout: group.failure_timeout,
+        stop_timeout: group.stop_timeout,
+        hot: hot(group).next().is_some(),
+        gateway_hold: gateway_hold(group),
+        fencing: fencing(spec, group),
         after_power_loss: match group.after_power_loss {
             spec::AfterPowerLoss::Wait => AfterPowerLoss::Wait,
             spec::AfterPowerLoss::Start => AfterPowerLoss::Start,
@@ -180,12 +229,43 @@ fn runtime_config(group: &spec::Group) -> RuntimeConfig {
                 name: name.clone(),
                 after: s.depends_on.iter().map(|(on, c)| (on.clone(), need(c))).collect(),
                 leaving: false,
+                hot: hot(group).any(|h| h == name),
+                judged: group
+                    .checks
+                    .iter()
+                    .any(|c| matches!(&c.probe, spec::CheckProbe::Docker { service } if service == name)),
             })
             .collect(),
         migration_threshold: group.migration_threshold,
         failure_timeout: group.failure_timeout,
         start_timeout: group.start_timeout,
+        takeover_timeout: group.takeover_timeout.unwrap_or(group.start_timeout),
+        engine_timeout: group.engine_timeout,
     }
+}
+
+/// Services that run on standbys, too.
+pub(super) fn hot(group: &spec::Group) -> impl Iterator<Item = &String> {
+    let on = group.standby == spec::StandbyMode::Hot;
+    group.services.iter().filter(move |(_, s)| on && s.runs_on_standbys()).map(|(name, _)| name)
+}
+
+/// Who can be switched off from outside, and whether it has to be.
+fn fencing(spec: &Spec, group: &spec::Group) -> Fencing {
+    let can = spec.nodes.iter().filter(|(_, n)| !n.fence.is_empty());
+    Fencing {
+        required: group.fence == spec::FencePolicy::Required,
+        nodes: can.map(|(name, n)| (name.clone(), spec::fence_bound(&n.fence))).collect(),
+    }
+}
+
+/// The longest of its ping checks, so that one of them alone does not hurry the others.
+fn gateway_hold(group: &spec::Group) -> std::time::Duration {
+    let hold = |c: &spec::Check| match c.probe {
+        spec::CheckProbe::Ping { hold, .. } => Some(hold),
+        _ => None,
+    };
+    group.checks.iter().filter_map(hold).max().unwrap_or_default()
 }
 
 /// How a leadership came about. `handed` and `fresh` are of the record read last.

@@ -3,7 +3,7 @@
 use super::lease::Alive;
 use super::pool::{Etcd, EtcdError};
 use super::records::{json, note, to_json};
-use crate::core::record::{ModeWish, NodeKeys, Outcome};
+use crate::core::record::{GroupWish, ModeWish, NodeKeys, Outcome};
 use baton_replicator::types::{GroupName, NodeName};
 use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp, TxnOpResponse};
 use serde::de::DeserializeOwned;
@@ -112,6 +112,28 @@ impl Etcd {
     pub async fn target(&self, group: &GroupName) -> Result<(Option<NodeName>, i64), EtcdError> {
         let found = self.wish(self.keys().target(group)).await?;
         Ok(found.map_or((None, 0), |(node, version)| (Some(node), version)))
+    }
+
+    /// Whether an operator has pinned or disabled a group, with the version of the wish (mod_revision, 0 if there is none).
+    ///
+    /// # Errors
+    /// No member answered, or a value that cannot be read.
+    pub async fn group_wish(&self, group: &GroupName) -> Result<(GroupWish, i64), EtcdError> {
+        Ok(self.wish(self.keys().wish(group)).await?.unwrap_or_default())
+    }
+
+    /// Writes it if it is still at version `expected`, in one transaction with the node the group is to go to, if any.
+    pub async fn put_group_wish_if(
+        &self,
+        group: &GroupName,
+        wish: &GroupWish,
+        to: Option<&NodeName>,
+        expected: i64,
+    ) -> Outcome {
+        let key = self.keys().wish(group);
+        let mut writes = vec![TxnOp::put(key.clone(), to_json(wish), None)];
+        writes.extend(to.map(|node| TxnOp::put(self.keys().target(group), to_json(node), None)));
+        self.send_once(guarded(key, expected, writes)).await
     }
 
     async fn wish<T: DeserializeOwned>(&self, key: String) -> Result<Option<(T, i64)>, EtcdError> {

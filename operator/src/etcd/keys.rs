@@ -94,6 +94,12 @@ impl Keys {
         format!("{}groups/{group}/target", self.prefix)
     }
 
+    /// Whether an operator has pinned or disabled a group.
+    #[must_use]
+    pub fn wish(&self, group: &GroupName) -> String {
+        format!("{}groups/{group}/wish", self.prefix)
+    }
+
     /// What all keys of tokens begin with.
     #[must_use]
     pub fn tokens(&self) -> String {

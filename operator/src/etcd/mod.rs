@@ -11,12 +11,15 @@
 //! the lease runs out and takes `alive` and the leader keys with it. The types of records and transactions are the
 //! core's: [`crate::core::record`].
 
+mod bugs;
 mod desired;
 mod events;
+mod fencing;
 mod keys;
 mod lease;
 mod members;
 mod notified;
+mod placement;
 mod pool;
 mod records;
 mod spec_history;
@@ -25,11 +28,14 @@ mod volumes;
 mod watch;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
+pub use bugs::{KnownBug, known_bugs, version_warning, version_warnings};
+pub use fencing::FenceLock;
 pub use keys::Keys;
 pub use lease::{Alive, LeaseEvent, LeaseTask};
-pub use members::{MemberStatus, version_warning};
+pub use members::{ListedMember, Look, MemberStatus};
+pub use placement::{Mover, better_place, members_of_nodes};
 pub use pool::{Etcd, EtcdError, EtcdTls, HEDGE};
 pub use spec_history::{SPECS_KEPT, SpecEntry};
 pub use watch::Watch;

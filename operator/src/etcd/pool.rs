@@ -68,6 +68,8 @@ struct Inner {
     tls: Option<EtcdTls>,
     fence_counter: AtomicU64,
     answered: AtomicU64,
+    /// Microseconds that a confirmed request takes, smoothed; 0 before the first one.
+    latency: AtomicU64,
 }
 
 /// A handle on an etcd cluster; cheap to clone. Needs a tokio runtime.
@@ -88,12 +90,12 @@ fn tls_options(files: &EtcdTls) -> Result<TlsOptions, String> {
         .identity(Identity::from_pem(certificate, key)))
 }
 
-async fn client(url: &str, tls: Option<&EtcdTls>) -> Result<Client, String> {
+/// With `require_leader` a member without a leader refuses at once, instead of letting the request wait for an election.
+pub(super) async fn client(url: &str, tls: Option<&EtcdTls>, require_leader: bool) -> Result<Client, String> {
     let mut options = ConnectOptions::new()
         .with_connect_timeout(CONNECT)
         .with_keep_alive(PING.0, PING.1)
-        // A member without a leader refuses at once, instead of letting the request wait for an election.
-        .with_require_leader(true);
+        .with_require_leader(require_leader);
     if url.starts_with("https:") {
         let files = tls.ok_or("https needs --etcd-ca, --etcd-cert and --etcd-key")?;
         options = options.with_tls(tls_options(files)?);
@@ -138,8 +140,9 @@ impl Etcd {
     ) -> Result<Self, EtcdError> {
         let mut endpoints = Vec::new();
         for url in urls {
-            let client =
-                client(url, tls.as_ref()).await.map_err(|e| EtcdError::Unreachable(format!("{url}: {e}")))?;
+            let client = client(url, tls.as_ref(), true)
+                .await
+                .map_err(|e| EtcdError::Unreachable(format!("{url}: {e}")))?;
             endpoints.push(Endpoint {
                 url: url.clone(),
                 client: Mutex::new(client),
@@ -160,6 +163,7 @@ impl Etcd {
             // Only has to differ from what was written before; the wall clock makes it grow across restarts.
             fence_counter: AtomicU64::new(u64::try_from(seed).unwrap_or(0)),
             answered: AtomicU64::new(0),
+            latency: AtomicU64::new(0),
         })))
     }
 
@@ -187,6 +191,25 @@ impl Etcd {
         Some(Instant(self.0.answered.load(Relaxed))).filter(|at| *at > Instant::ZERO)
     }
 
+    /// How long a confirmed request takes, smoothed over the last ten or so; none before the first one.
+    #[must_use]
+    pub fn latency(&self) -> Option<Duration> {
+        Some(self.0.latency.load(Relaxed)).filter(|us| *us > 0).map(Duration::from_micros)
+    }
+
+    /// A request took this long until it was confirmed.
+    pub(super) fn took(&self, took: Duration) {
+        let now = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        // As TCP smooths its round trips (RFC 6298): an eighth of the new one. A lost race with another request does no
+        // harm: it is a figure for people.
+        let smoothed = |old: u64| if old == 0 { now } else { old - old / 8 + now / 8 };
+        self.0.latency.store(smoothed(self.0.latency.load(Relaxed)).max(1), Relaxed);
+    }
+
+    pub(super) fn tls(&self) -> Option<&EtcdTls> {
+        self.0.tls.as_ref()
+    }
+
     pub(super) fn timeout(&self) -> Duration {
         self.0.timeout
     }
@@ -201,7 +224,7 @@ impl Etcd {
         (0..n).map(|i| (first + i) % n).collect()
     }
 
-    pub(super) fn client(&self, index: usize) -> Client {
+    pub(crate) fn client(&self, index: usize) -> Client {
         lock(&self.0.endpoints[index].client).clone()
     }
 
@@ -217,7 +240,7 @@ impl Etcd {
         let endpoint = &self.0.endpoints[index];
         endpoint.last_ok.store(0, Relaxed);
         // Does not connect yet, so it neither waits nor fails for a URL that was accepted before.
-        match client(&endpoint.url, self.0.tls.as_ref()).await {
+        match client(&endpoint.url, self.0.tls.as_ref(), true).await {
             Ok(new) => *lock(&endpoint.client) = new,
             Err(error) => tracing::warn!(url = endpoint.url, error, "keeps its old connection to etcd"),
         }
@@ -290,6 +313,9 @@ impl Etcd {
         };
         drop(running);
         crate::metrics::live().etcd_request("request", begin.elapsed(), outcome.is_ok());
+        if outcome.is_ok() {
+            self.took(begin.elapsed());
+        }
         for index in pending {
             self.renew(index).await;
         }

@@ -1,7 +1,9 @@
 //! A group's record: one linearizable read, guarded transactions, and the fence key that settles unknown ones.
 
 use super::pool::{Etcd, EtcdError};
-use crate::core::record::{LeaderWrite, LeaseRef, NodeKeys, Outcome, Record, StoredNote, Txn, Versioned};
+use crate::core::record::{
+    InSync, LeaderWrite, LeaseRef, NodeKeys, Outcome, Record, StoredNote, Txn, Versioned,
+};
 use crate::status::NodeMode;
 use baton_replicator::types::{GroupName, NodeName};
 use etcd_client::{
@@ -49,6 +51,7 @@ impl Etcd {
             TxnOp::get(keys.insync(group), None),
             TxnOp::get(keys.fence(group, self.me()), None),
             TxnOp::get(keys.target(group), None),
+            TxnOp::get(keys.wish(group), None),
             TxnOp::get(keys.nodes(), Some(GetOptions::new().with_prefix())),
         ]);
         // A transaction of reads only changes nothing, so it may be asked of several members.
@@ -62,7 +65,7 @@ impl Etcd {
             _ => Vec::new(),
         });
         let mut next = || found.next().unwrap_or_default();
-        let (leader, insync, fence, target, nodes) = (next(), next(), next(), next(), next());
+        let (leader, insync, fence, target, wish, nodes) = (next(), next(), next(), next(), next(), next());
         let header = answer.header();
         Ok(Record {
             cluster_id: header.map_or(0, |h| h.cluster_id()),
@@ -71,6 +74,7 @@ impl Etcd {
             insync: versioned(&insync)?,
             fence_rev: fence.first().map_or(0, KeyValue::mod_revision),
             target: target.first().map(json).transpose()?,
+            wish: wish.first().map(json).transpose()?.unwrap_or_default(),
             nodes: self.node_keys(&nodes)?,
         })
     }
@@ -136,6 +140,20 @@ impl Etcd {
         self.send_once(etcd_client::Txn::new().when(compare).and_then(writes)).await
     }
 
+    /// Writes a group's record anew after etcd lost it, as a person decided: `insync`, and no leader. Only if the keys are
+    /// still as they were read.
+    pub async fn restore_record(&self, group: &GroupName, insync: &InSync, read: &Record) -> Outcome {
+        let keys = self.keys();
+        let revision_is = |key: String, revision| Compare::mod_revision(key, CompareOp::Equal, revision);
+        let compare = [
+            revision_is(keys.leader(group), read.leader.as_ref().map_or(0, |l| l.revision)),
+            revision_is(keys.insync(group), read.insync.as_ref().map_or(0, |i| i.revision)),
+        ];
+        let writes =
+            [TxnOp::put(keys.insync(group), to_json(insync), None), TxnOp::delete(keys.leader(group), None)];
+        self.send_once(etcd_client::Txn::new().when(compare).and_then(writes)).await
+    }
+
     /// Sends a transaction to one member and reports what is known about its fate.
     pub(super) async fn send_once(&self, request: etcd_client::Txn) -> Outcome {
         // Nothing has been sent when no member is ready; "unknown" is safe all the same.
@@ -148,6 +166,7 @@ impl Etcd {
         match answer {
             Ok(Ok(answer)) => {
                 self.succeeded(index);
+                self.took(begin.elapsed());
                 match answer.header() {
                     Some(header) if answer.succeeded() => Outcome::Committed { revision: header.revision() },
                     Some(_) => Outcome::GuardFailed,

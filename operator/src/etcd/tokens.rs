@@ -32,12 +32,23 @@ impl Etcd {
         answer.kvs().iter().map(json).collect()
     }
 
-    /// Keeps `tokens` like etcd, for ever.
+    /// All tokens; none if etcd holds no specification. Every cluster has one from its first agent's start on, so that
+    /// an etcd without one was emptied, and has not revoked anything.
+    async fn tokens_of_the_cluster(&self) -> Result<Option<Vec<TokenRecord>>, EtcdError> {
+        // The specification last: what was emptied in between is seen to be.
+        let tokens = self.tokens().await?;
+        Ok(self.spec_version().await?.map(|_| tokens))
+    }
+
+    /// Keeps `tokens` like etcd, for ever; what an emptied etcd does not hold is kept.
     pub async fn follow_tokens(self, tokens: Arc<Tokens>) {
         let mut watch = self.watch_prefix(self.keys().tokens(), REFRESH);
         loop {
-            match self.tokens().await {
-                Ok(all) => tokens.replace(all),
+            match self.tokens_of_the_cluster().await {
+                Ok(Some(all)) => tokens.replace(all),
+                Ok(None) => tracing::debug!(
+                    "etcd holds no specification, so nothing of the cluster: keeps the tokens"
+                ),
                 Err(error) => {
                     tracing::debug!(%error, "tokens: the copy on this node is used");
                     tokio::time::sleep(RETRY).await;

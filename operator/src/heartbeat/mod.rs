@@ -5,11 +5,14 @@
 //! ([`abort_on_panic`](baton_replicator::process::abort_on_panic)); then serve-until runs out on its own.
 
 pub use baton_replicator::clock;
+mod link;
 mod realtime;
+mod round;
 mod serve;
 mod thread;
 pub mod wire;
 
 pub use realtime::Realtime;
+pub(crate) use realtime::ask as ask_realtime;
 pub use serve::ServeUntilSender;
-pub use thread::{HeartbeatConfig, HeartbeatThread, LinkCounters, SharedCore, StartError};
+pub use thread::{HeartbeatConfig, HeartbeatThread, LinkCounters, SharedCore, SharedLinks, StartError};

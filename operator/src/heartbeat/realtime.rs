@@ -14,7 +14,7 @@ pub struct Realtime {
 const PRIORITY: libc::c_int = 10;
 
 /// Asks for both, for the calling thread (priority) and the process (memory).
-pub(super) fn ask() -> Realtime {
+pub(crate) fn ask() -> Realtime {
     let param = libc::sched_param { sched_priority: PRIORITY };
     // SAFETY: `param` outlives the call; 0 names the calling thread.
     let priority = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param) } == 0;

@@ -1,44 +1,71 @@
-//! The heartbeat thread: drains the sockets, ticks the core once per keepalive, answers leaders at once, and after
-//! each round hands serve-until on.
-//!
-//! Order of a round: receive everything that waits, then tick. After a pause of the process the peers' heartbeats
-//! are thus heard before silence is judged. The core's mutex is held for microseconds and never over I/O.
+//! The heartbeat thread as its owner has it: started, told of another configuration, stopped, and its counters. What it
+//! does is in [`Round`].
 
 use super::clock;
+use super::link::{Desk, Port, Slot};
 use super::realtime::{Realtime, ask};
-use super::wire::{MAX_DATAGRAM, Sealer};
-use crate::core::promises::{HeartbeatCore, Verdict};
+use super::round::{Change, Round};
+use super::wire::Sealer;
+use crate::core::links::Links;
+use crate::core::promises::HeartbeatCore;
+use crate::spec::HeartbeatLink;
 use baton_replicator::types::{Epoch, GroupName, Instant, NodeName};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Datagrams taken from one socket before the core ticks again: two keepalives of 64 peers on two links.
-const DRAIN: usize = 256;
-/// serve-until is handed on between ticks when it grew by this much: a fifth of the default keepalive.
-const GROWTH: Duration = Duration::from_millis(20);
-
 /// The core that the heartbeat thread and the driver share.
 pub type SharedCore = Arc<Mutex<HeartbeatCore>>;
+/// What the heartbeat thread knows about its links, for who shows it.
+pub type SharedLinks = Arc<Mutex<Links>>;
 
 /// Where heartbeats go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeartbeatConfig {
     /// This node.
     pub node: NodeName,
-    /// Own addresses, one per link; a socket is bound to each.
-    pub links: Vec<IpAddr>,
-    /// Peers with their addresses, one per link.
-    pub peers: BTreeMap<NodeName, Vec<IpAddr>>,
+    /// Own links.
+    pub links: Vec<HeartbeatLink>,
+    /// Peers with their links, in the same order.
+    pub peers: BTreeMap<NodeName, Vec<HeartbeatLink>>,
     /// UDP port, the same everywhere.
     pub port: u16,
     /// Interval.
     pub keepalive: Duration,
+    /// A peer silent for this long is late.
+    pub warntime: Duration,
+    /// A peer silent for this long is not heard any more.
+    pub deadtime: Duration,
+}
+
+impl HeartbeatConfig {
+    pub(super) fn timers(&self) -> [Duration; 3] {
+        [self.keepalive, self.warntime, self.deadtime]
+    }
+
+    /// For each link the peers that are on it.
+    pub(super) fn on_links(&self) -> Vec<Vec<NodeName>> {
+        let on = |(i, link): (usize, &HeartbeatLink)| {
+            let there = |theirs: &[HeartbeatLink]| {
+                link.is_there() && theirs.get(i).is_some_and(|l| l.kind() == link.kind())
+            };
+            self.peers.iter().filter(|(_, l)| there(l)).map(|(name, _)| name.clone()).collect()
+        };
+        self.links.iter().enumerate().map(on).collect()
+    }
+
+    /// By peer, what each of its links is called in metrics: its address, or the kind and interface here.
+    pub(super) fn names(&self) -> BTreeMap<NodeName, Vec<String>> {
+        let name = |(own, theirs): (&HeartbeatLink, &HeartbeatLink)| {
+            theirs.address().map_or_else(|| own.to_string(), |a| a.to_string())
+        };
+        let names = |links: &[HeartbeatLink]| self.links.iter().zip(links).map(name).collect();
+        self.peers.iter().map(|(node, links)| (node.clone(), names(links))).collect()
+    }
 }
 
 /// Why the thread did not start.
@@ -61,6 +88,8 @@ pub enum StartError {
 /// Totals since the start.
 #[derive(Debug, Default)]
 pub struct LinkCounters {
+    /// When the thread ran last, CLOCK_BOOTTIME in nanoseconds.
+    pub beat: AtomicU64,
     /// Datagrams sent.
     pub sent: AtomicU64,
     /// Datagrams the kernel would not send.
@@ -74,9 +103,10 @@ pub struct LinkCounters {
 }
 
 impl LinkCounters {
-    fn refuse(&self, peers: &BTreeMap<NodeName, Vec<IpAddr>>, from: IpAddr) {
+    pub(super) fn refuse(&self, peers: &BTreeMap<NodeName, Vec<HeartbeatLink>>, from: Option<IpAddr>) {
         self.refused.fetch_add(1, Ordering::Relaxed);
-        let sender = peers.iter().find(|(_, links)| links.contains(&from)).map(|(name, _)| name);
+        let is_its = |links: &[HeartbeatLink]| from.is_some() && links.iter().any(|l| l.address() == from);
+        let sender = peers.iter().find(|(_, links)| is_its(links)).map(|(name, _)| name);
         if let Some(name) = sender {
             // A panic aborts the process, so a poisoned mutex cannot be met.
             let mut all = self.refused_from.lock().unwrap_or_else(PoisonError::into_inner);
@@ -90,15 +120,19 @@ impl LinkCounters {
 pub struct HeartbeatThread {
     stop: Arc<AtomicBool>,
     handle: Option<JoinHandle<()>>,
-    links: Mutex<Vec<IpAddr>>,
+    links: Mutex<Vec<HeartbeatLink>>,
     next: Arc<Mutex<Option<Change>>>,
+    desk: Arc<Desk>,
     /// Totals.
     pub counters: Arc<LinkCounters>,
+    /// Each link.
+    pub board: SharedLinks,
 }
 
 impl HeartbeatThread {
-    /// Binds a socket per link and starts the thread. `on_serve_until` is called from it, must not block, and gets
-    /// every group that this node may serve, once per keepalive and when the deadline moved.
+    /// Binds a socket per unicast link and starts the thread; the other links are opened as soon as they can be.
+    /// `on_serve_until` is called from the thread, must not block, and gets every group that this node may serve, once
+    /// per keepalive and when the deadline moved.
     ///
     /// # Errors
     /// [`StartError`].
@@ -108,22 +142,36 @@ impl HeartbeatThread {
         core: SharedCore,
         on_serve_until: impl Fn(&GroupName, Epoch, Instant) + Send + 'static,
     ) -> Result<(Self, Realtime), StartError> {
-        let sockets = bind(&config.links, config.port)?;
+        let mut ports = bind(&config.links, config.port)?;
+        let on = config.on_links();
+        let slot = |(link, peers): (&HeartbeatLink, &Vec<NodeName>)| {
+            let port = ports.iter().position(|(l, _)| l == link).map(|at| ports.swap_remove(at).1);
+            Slot::new(link.clone(), port, peers.clone())
+        };
+        let slots = config.links.iter().zip(&on).map(slot).collect();
+        let desk = Arc::new(Desk::start(config.port).map_err(StartError::Thread)?);
+        desk.want(opened_later(&config.links));
+        let board = Links::new(config.node.clone(), config.timers(), &on, clock::now());
+        let board: SharedLinks = Arc::new(Mutex::new(board));
         let links = Mutex::new(config.links.clone());
         let next = Arc::new(Mutex::new(None));
         let stop = Arc::new(AtomicBool::new(false));
         let counters = Arc::new(LinkCounters::default());
         let (tell, told) = std::sync::mpsc::channel();
-        let beats = crate::metrics::Beats::new(&config.peers);
+        let incarnation = core.lock().unwrap_or_else(PoisonError::into_inner).incarnation();
         let round = Round {
+            beats: crate::metrics::Beats::new(&config.names()),
+            incarnation,
             config,
             sealer,
             core,
-            sockets,
+            slots,
+            ids: 0,
+            desk: Arc::clone(&desk),
+            board: Arc::clone(&board),
             counters: Arc::clone(&counters),
             next: Arc::clone(&next),
             handed: BTreeMap::new(),
-            beats,
             on_serve_until: Box::new(on_serve_until),
         };
         let halt = Arc::clone(&stop);
@@ -135,43 +183,41 @@ impl HeartbeatThread {
             })
             .map_err(StartError::Thread)?;
         let realtime = told.recv().unwrap_or(Realtime { priority: false, memory: false });
-        Ok((Self { stop, handle: Some(handle), links, next, counters }, realtime))
+        Ok((Self { stop, handle: Some(handle), links, next, desk, counters, board }, realtime))
     }
 
     /// Takes over other links, peers or another interval without missing a beat: links that stay keep their sockets.
     /// In force with the thread's next round.
     ///
     /// # Errors
-    /// [`StartError::Bind`] for a link that is new; then everything stays as it was.
+    /// [`StartError::Bind`] for a unicast link that is new; then everything stays as it was.
     pub fn reconfigure(&self, config: HeartbeatConfig) -> Result<(), StartError> {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let added: Vec<IpAddr> = config.links.iter().filter(|l| !links.contains(l)).copied().collect();
-        let sockets = bind(&added, config.port)?;
+        let added: Vec<HeartbeatLink> = config.links.iter().filter(|l| !links.contains(l)).cloned().collect();
+        let mut ports = bind(&added, config.port)?;
         links.clone_from(&config.links);
+        let later = opened_later(&config.links);
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sockets: Vec<(IpAddr, UdpSocket)> = added.into_iter().zip(sockets).collect();
         // What was handed over and not taken yet goes along.
-        sockets.extend(next.take().into_iter().flat_map(|change: Change| change.sockets));
-        *next = Some(Change { config, sockets });
+        ports.extend(next.take().into_iter().flat_map(|change: Change| change.ports));
+        *next = Some(Change { config, ports });
+        drop(next);
+        self.desk.want(later);
         Ok(())
     }
 }
 
-fn bind(links: &[IpAddr], port: u16) -> Result<Vec<UdpSocket>, StartError> {
-    let bind = |link: &IpAddr| {
-        let address = SocketAddr::new(*link, port);
-        let bound = UdpSocket::bind(address).and_then(|s| s.set_nonblocking(true).map(|()| s));
-        bound.map_err(|source| StartError::Bind { address, source })
+fn bind(links: &[HeartbeatLink], port: u16) -> Result<Vec<(HeartbeatLink, Port)>, StartError> {
+    let bind = |link: &HeartbeatLink| {
+        let address = SocketAddr::new(link.address()?, port);
+        let bound = Port::open(link, port).map(|opened| (link.clone(), opened));
+        Some(bound.map_err(|source| StartError::Bind { address, source }))
     };
-    links.iter().map(bind).collect()
+    links.iter().filter_map(bind).collect()
 }
 
-/// What the thread takes over at the beginning of a round.
-#[derive(Debug)]
-struct Change {
-    config: HeartbeatConfig,
-    /// Sockets of links that are new.
-    sockets: Vec<(IpAddr, UdpSocket)>,
+fn opened_later(links: &[HeartbeatLink]) -> Vec<HeartbeatLink> {
+    links.iter().filter(|l| l.is_there() && l.address().is_none()).cloned().collect()
 }
 
 impl Drop for HeartbeatThread {
@@ -180,142 +226,6 @@ impl Drop for HeartbeatThread {
         if let Some(handle) = self.handle.take() {
             let _ = handle.join();
         }
-    }
-}
-
-/// Who is told about serve-until.
-type OnServeUntil = Box<dyn Fn(&GroupName, Epoch, Instant) + Send>;
-
-struct Round {
-    config: HeartbeatConfig,
-    sealer: Sealer,
-    core: SharedCore,
-    sockets: Vec<UdpSocket>,
-    counters: Arc<LinkCounters>,
-    next: Arc<Mutex<Option<Change>>>,
-    handed: BTreeMap<GroupName, (Epoch, Instant)>,
-    beats: crate::metrics::Beats,
-    on_serve_until: OnServeUntil,
-}
-
-impl Round {
-    fn run(mut self, stop: &AtomicBool) {
-        let mut next = clock::now();
-        let mut buffer = vec![0; MAX_DATAGRAM];
-        while !stop.load(Ordering::Relaxed) {
-            if self.take_change() {
-                next = next.min(clock::now().plus(self.config.keepalive));
-            }
-            self.receive(&mut buffer);
-            let now = clock::now();
-            let due = now >= next;
-            if due {
-                let messages = self.lock().tick(now);
-                for (peer, message) in messages {
-                    self.send(&peer, &message);
-                }
-                next = next.plus(self.config.keepalive);
-                // After a pause the missed beats are not made up for.
-                if next <= now {
-                    next = now.plus(self.config.keepalive);
-                }
-            }
-            self.hand_on(due);
-            self.wait(next.since(clock::now()));
-        }
-    }
-
-    /// Links that stay keep their sockets, and what waits in them.
-    fn take_change(&mut self) -> bool {
-        let change = self.next.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Change { config, sockets }) = change else { return false };
-        let old = std::mem::take(&mut self.config.links).into_iter().zip(std::mem::take(&mut self.sockets));
-        let mut all: BTreeMap<IpAddr, UdpSocket> = old.chain(sockets).collect();
-        // Every link has its socket: it was bound, or was there before.
-        let (links, sockets) = config.links.iter().filter_map(|l| Some((*l, all.remove(l)?))).unzip();
-        self.sockets = sockets;
-        self.config = HeartbeatConfig { links, ..config };
-        true
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HeartbeatCore> {
-        // A panic aborts the process, so a poisoned mutex cannot be met.
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn receive(&mut self, buffer: &mut [u8]) {
-        for socket in &self.sockets {
-            for _ in 0..DRAIN {
-                let Ok((length, source)) = socket.recv_from(buffer) else { break };
-                let Ok((from, message)) = self.sealer.open(&buffer[..length]) else {
-                    self.counters.refuse(&self.config.peers, source.ip());
-                    continue;
-                };
-                let now = clock::now();
-                let (verdict, answer) = {
-                    let mut core = self.lock();
-                    let verdict = core.on_datagram(&from, message, now);
-                    match verdict {
-                        Verdict::Taken | Verdict::Answer | Verdict::Duplicate => {
-                            self.counters.received.fetch_add(1, Ordering::Relaxed);
-                        }
-                        Verdict::Refused | Verdict::Stranger => {
-                            self.counters.refuse(&self.config.peers, source.ip());
-                        }
-                    }
-                    (verdict, (verdict == Verdict::Answer).then(|| core.answer(now)))
-                };
-                if !matches!(verdict, Verdict::Refused | Verdict::Stranger) {
-                    self.beats.came(&from, source.ip(), verdict != Verdict::Duplicate, now);
-                }
-                if let Some(answer) = answer {
-                    self.send(&from, &answer);
-                }
-            }
-        }
-    }
-
-    fn send(&self, peer: &NodeName, message: &crate::core::beat::HeartbeatMsg) {
-        let Some(datagram) = self.sealer.seal(&self.config.node, message) else { return };
-        for address in self.config.peers.get(peer).into_iter().flatten() {
-            let to = SocketAddr::new(*address, self.config.port);
-            // The socket of the same family; which link the kernel takes is its routing table's business.
-            let sent = self
-                .sockets
-                .iter()
-                .zip(&self.config.links)
-                .filter(|(_, link)| link.is_ipv4() == address.is_ipv4())
-                .any(|(socket, _)| socket.send_to(&datagram, to).is_ok());
-            let counter = if sent { &self.counters.sent } else { &self.counters.send_failed };
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn hand_on(&mut self, due: bool) {
-        let now = clock::now();
-        let served: Vec<_> = {
-            let core = self.lock();
-            let groups = core.groups();
-            groups.into_iter().filter_map(|g| core.serve_until(&g, now).map(|s| (g, s))).collect()
-        };
-        for (group, (epoch, until)) in served {
-            let last = self.handed.get(&group).copied();
-            let moved = last.is_none_or(|(e, u)| e != epoch || until >= u.plus(GROWTH) || until < u);
-            if due || moved {
-                (self.on_serve_until)(&group, epoch, until);
-                self.handed.insert(group, (epoch, until));
-            }
-        }
-    }
-
-    fn wait(&self, at_most: Duration) {
-        let mut fds: Vec<PollFd<'_>> = self.sockets.iter().map(|s| PollFd::new(s, PollFlags::IN)).collect();
-        let timeout = Timespec {
-            tv_sec: 0,
-            tv_nsec: i64::from(at_most.min(Duration::from_millis(500)).subsec_nanos()),
-        };
-        // An interrupted or failed poll only means an early round.
-        let _ = poll(&mut fds, Some(&timeout));
     }
 }
 

@@ -1,11 +1,13 @@
 //! Two heartbeat threads over loopback.
 
 use super::*;
+use crate::core::links::{LinkBeat, Refusal};
 use crate::core::promises::{Intent, Part};
 use crate::core::rules::Rules;
 use crate::core::timing::Timers;
 use baton_replicator::transport::secret::Secret;
 use baton_replicator::types::TermId;
+use std::net::UdpSocket;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -44,10 +46,12 @@ fn a_leader_gets_promises_and_serve_until_grows_only_while_the_core_is_vouched_f
     let sealer = sealer_of(3);
     let config = |me: &str, own, peer: &str, other| HeartbeatConfig {
         node: node(me),
-        links: vec![own],
-        peers: BTreeMap::from([(node(peer), vec![other])]),
+        links: vec![HeartbeatLink::Unicast(own)],
+        peers: BTreeMap::from([(node(peer), vec![HeartbeatLink::Unicast(other)])]),
         port,
         keepalive: Duration::from_millis(20),
+        warntime: Duration::from_millis(500),
+        deadtime: Duration::from_millis(1500),
     };
     let (a, b) = (core("a", "b"), core("b", "a"));
     let epoch = Epoch { number: 1, term: TermId(1) };
@@ -84,10 +88,14 @@ fn a_leader_gets_promises_and_serve_until_grows_only_while_the_core_is_vouched_f
 
     // Garbage and a datagram of another cluster are counted and change nothing.
     let stranger = UdpSocket::bind("127.0.0.73:0").unwrap();
-    let foreign = sealer_of(4).seal(&node("b"), &b.lock().unwrap().answer(clock::now())).unwrap();
+    let other = sealer_of(4);
+    let foreign = other.encode(&node("b"), &b.lock().unwrap().answer(clock::now())).unwrap();
+    let foreign = other.seal(&foreign, &LinkBeat::default()).unwrap();
     stranger.send_to(b"hello", (ip_a, port)).unwrap();
     stranger.send_to(&foreign, (ip_a, port)).unwrap();
     eventually("two refusals", || thread_a.counters.refused.load(Ordering::Relaxed) == 2);
+    let refused = thread_a.board.lock().unwrap().links()[0].refused.clone();
+    assert_eq!(refused, BTreeMap::from([(Refusal::Malformed, 1), (Refusal::Forged, 1)]));
 
     // The core hangs: heartbeats stop speaking for it, b stops acknowledging, serve-until runs out.
     eventually("the end of serve-until", || {
@@ -100,10 +108,12 @@ fn a_leader_gets_promises_and_serve_until_grows_only_while_the_core_is_vouched_f
 fn a_foreign_address_is_named() {
     let config = HeartbeatConfig {
         node: node("a"),
-        links: vec!["192.0.2.1".parse().unwrap()],
+        links: vec![HeartbeatLink::Unicast("192.0.2.1".parse().unwrap())],
         peers: BTreeMap::new(),
         port: 20_695,
         keepalive: Duration::from_millis(20),
+        warntime: Duration::from_millis(500),
+        deadtime: Duration::from_millis(1500),
     };
     let error = HeartbeatThread::start(config, sealer_of(3), core("a", "b"), |_, _, _| {}).unwrap_err();
     assert!(error.to_string().contains("192.0.2.1:20695"), "{error}");

@@ -3,7 +3,10 @@
 
 use super::Scrape;
 use crate::cli::words;
-use crate::status::{ClusterStatus, GroupStatus, NodeMode};
+use crate::status::{
+    ClusterStatus, EtcdState, EtcdStatus, FencedBy, GroupStatus, HeartbeatStatus, LinkState, NodeMode,
+    NodeStatus, Safety,
+};
 use baton_replicator::api::{PeerStatus, VerifyState, VerifyStatus, VolumeStatus};
 use baton_replicator::types::ConnectionState;
 use std::time::UNIX_EPOCH;
@@ -14,6 +17,7 @@ pub(super) fn fill(scrape: &mut Scrape, status: &ClusterStatus) {
         scrape.flag("baton_health", &[words::health(health)], status.health == health);
     }
     scrape.flag("baton_etcd_reachable", &[], status.etcd.reachable);
+    fill_etcd(scrape, &status.etcd);
     for certificate in &status.certificates {
         #[allow(clippy::cast_precision_loss, reason = "Prometheus knows only doubles")]
         let expires = certificate.expires_unix_s as f64;
@@ -27,6 +31,13 @@ pub(super) fn fill(scrape: &mut Scrape, status: &ClusterStatus) {
     scrape.counter("baton_replication_handshakes_total", &[], handshakes.completed);
     for (reason, failed) in &handshakes.failed {
         scrape.counter("baton_replication_handshake_failures_total", &[reason.word()], *failed);
+    }
+    let here = status.nodes.iter().find(|n| n.name == status.node);
+    if let Some(memory) = here.and_then(|n| n.replicator_memory.as_ref()) {
+        scrape.gauge("baton_replicator_resident_bytes", &[], number(memory.resident_bytes));
+        scrape.flag("baton_replicator_memory_locked", &[], memory.locked);
+        scrape.flag("baton_replicator_io_flusher", &[], memory.io_flusher);
+        scrape.counter("baton_replicator_memory_waits_total", &[], memory.waits);
     }
     for node in &status.nodes {
         let name = node.name.as_str();
@@ -46,10 +57,23 @@ pub(super) fn fill(scrape: &mut Scrape, status: &ClusterStatus) {
         if let Some(version) = &node.version {
             scrape.gauge("baton_node_version_info", &[name, version], 1.0);
         }
+        if let Some(fencing) = &node.fencing {
+            for (word, by) in
+                [("nftables", FencedBy::Nftables), ("address_lifetime", FencedBy::AddressLifetime)]
+            {
+                scrape.flag("baton_node_fencing", &[name, word], fencing.by == by);
+            }
+            scrape.flag("baton_node_watchdog", &[name], fencing.watchdog);
+            if node.name == status.node {
+                scrape.counter("baton_fencing_rules_restored_total", &[], fencing.restored);
+            }
+        }
+        fill_fence(scrape, node);
         scrape.gauge("baton_heartbeat_longest_gap_seconds", &[name], thousandths(node.longest_gap_ms));
         scrape.counter("baton_heartbeats_late_total", &[name], node.late_heartbeats);
         scrape.counter("baton_heartbeats_refused_total", &[name], node.refused_datagrams);
     }
+    fill_heartbeat(scrape, &status.heartbeat);
     for group in &status.groups {
         fill_group(scrape, group);
         for volume in &group.volumes {
@@ -64,6 +88,63 @@ pub(super) fn fill(scrape: &mut Scrape, status: &ClusterStatus) {
             scrape.counter("baton_notifications_total", &[name, result], value);
         }
         scrape.gauge("baton_notification_queue", &[name], number(target.queued));
+    }
+}
+
+fn fill_etcd(scrape: &mut Scrape, etcd: &EtcdStatus) {
+    for state in EtcdState::ALL {
+        scrape.flag("baton_etcd_state", &[state.word()], etcd.state == state);
+    }
+    if let Some(voters) = etcd.voters {
+        scrape.gauge("baton_etcd_voters", &[], f64::from(voters));
+    }
+    for member in &etcd.members {
+        if let Some(version) = &member.version {
+            let bugs = u64::try_from(crate::etcd::known_bugs(version).len()).unwrap_or(u64::MAX);
+            scrape.gauge("baton_etcd_member_known_bugs", &[&member.endpoint], number(bugs));
+        }
+    }
+}
+
+fn fill_fence(scrape: &mut Scrape, node: &NodeStatus) {
+    let Some(fence) = &node.fence else { return };
+    let name = node.name.as_str();
+    for device in &fence.devices {
+        if let Some(answers) = device.answers {
+            let level = device.level.to_string();
+            scrape.flag("baton_fence_device_up", &[name, &level, &device.name], answers);
+        }
+    }
+    for (result, value) in [("done", fence.done), ("failed", fence.failed)] {
+        scrape.counter("baton_fence_actions_total", &[name, result], value);
+    }
+    scrape.flag("baton_fence_off", &[name], fence.off);
+}
+
+fn fill_heartbeat(scrape: &mut Scrape, heartbeat: &HeartbeatStatus) {
+    for link in heartbeat.links.iter().filter(|l| l.kind != "none") {
+        let name = link.name.as_str();
+        scrape.counter("baton_heartbeat_link_sent_total", &[name], link.counters.sent);
+        scrape.counter("baton_heartbeat_link_dropped_total", &[name], link.counters.dropped);
+        for refused in &link.counters.refused {
+            let labels = [name, refused.reason.as_str()];
+            scrape.counter("baton_heartbeat_link_refused_total", &labels, refused.datagrams);
+        }
+        for peer in &link.peers {
+            let labels = [peer.node.as_str(), peer.address.as_str()];
+            scrape.flag("baton_heartbeat_link_up", &labels, peer.state == LinkState::Up);
+            scrape.flag("baton_heartbeat_link_one_way", &labels, peer.one_way);
+            scrape.counter("baton_heartbeat_link_lost_total", &labels, peer.counters.lost);
+            scrape.counter("baton_heartbeat_link_late_total", &labels, peer.counters.late);
+        }
+    }
+    let measured = &heartbeat.measured;
+    for (timer, ms) in
+        [("warntime", measured.suggested_warntime_ms), ("deadtime", measured.suggested_deadtime_ms)]
+    {
+        if let Some(ms) = ms {
+            scrape.gauge("baton_heartbeat_suggested_seconds", &[timer], thousandths(ms));
+        }
     }
 }
 
@@ -82,6 +163,12 @@ fn fill_group(scrape: &mut Scrape, group: &GroupStatus) {
             scrape.flag("baton_group_state", &labels, part.state == state);
         }
     }
+    for level in Safety::ALL {
+        let there = group.safety.contains(&level);
+        scrape.flag("baton_group_safety", &[name, level.label()], there);
+    }
+    scrape.flag("baton_group_pinned", &[name], group.pinned.is_some());
+    scrape.flag("baton_group_disabled", &[name], group.disabled.is_some());
     let standbys = group.ready_standbys().count();
     scrape.gauge("baton_group_ready_standbys", &[name], number(standbys as u64));
     if let Some(takeover) = &group.last_takeover {
@@ -114,6 +201,9 @@ fn fill_volume(scrape: &mut Scrape, volume: &VolumeStatus) {
     scrape.flag("baton_volume_frozen", &[name], volume.frozen.is_some());
     scrape.flag("baton_volume_full", &[name], volume.full);
     scrape.gauge("baton_volume_size_bytes", &[name], number(volume.size_bytes));
+    let wanted = volume.growth.as_ref().map_or(volume.size_bytes, |g| g.to_bytes);
+    scrape.gauge("baton_volume_wanted_bytes", &[name], number(wanted));
+    scrape.flag("baton_volume_growing", &[name], volume.growth.is_some());
     scrape.gauge("baton_activity_log_extents", &[name], number(volume.activity_log_extents));
     scrape.gauge("baton_volume_alarms", &[name], number(volume.alarms.len() as u64));
     let counters = &volume.counters;

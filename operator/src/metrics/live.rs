@@ -34,7 +34,7 @@ pub const LIVE: &[Metric] = &[
     histogram(
         "baton_takeover_duration_seconds",
         &["group", "kind", "step"],
-        "Durations of those changes by step; step \"total\" is all of it.",
+        "Durations of those changes by step; step \"total\" is all until it serves, \"answer\" the first good answer after that.",
     ),
     gauge(
         "baton_leadership_changed_timestamp_seconds",
@@ -60,7 +60,12 @@ pub const LIVE: &[Metric] = &[
     counter(
         "baton_heartbeats_received_total",
         &["node", "address"],
-        "Heartbeats of the node by the address they came from: one per link.",
+        "Heartbeats of the node by link: the address they came from, or the link's kind and interface or device.",
+    ),
+    histogram(
+        "baton_heartbeat_link_gap_seconds",
+        &["node", "address"],
+        "Time between two heartbeats of the node on one link.",
     ),
     histogram(
         "baton_etcd_request_duration_seconds",
@@ -71,6 +76,11 @@ pub const LIVE: &[Metric] = &[
     gauge("baton_etcd_member_up", &["endpoint"], "The member answers this agent."),
     gauge("baton_etcd_member_leader", &["endpoint"], "The member leads etcd."),
     gauge("baton_etcd_member_info", &["endpoint", "version"], "Always 1; the member's version."),
+    counter(
+        "baton_etcd_leader_moves_total",
+        &["result"],
+        "Times that this agent asked etcd's leader on its host to hand over, because the host leads groups (moved, failed).",
+    ),
     counter(
         "baton_http_requests_total",
         &["method", "route", "status"],
@@ -87,6 +97,16 @@ pub const LIVE: &[Metric] = &[
         "Wall clock when the group's own check succeeded last on this node.",
     ),
     counter("baton_check_failures_total", &["group", "check"], "Checks of the group that failed."),
+    gauge(
+        "baton_check_duration_seconds",
+        &["group", "check"],
+        "How long the last check took; absent where it is not made.",
+    ),
+    gauge(
+        "baton_check_state",
+        &["group", "check"],
+        "0 has not passed yet, 1 passes, 2 fails, 3 alarm: a person has to see to it; absent where it is not made.",
+    ),
     counter(
         "baton_replicator_restarts_total",
         &[],
@@ -177,6 +197,9 @@ impl Live {
             this.add("baton_events_total", &[severity], 0.0);
         }
         this.add("baton_replicator_restarts_total", &[], 0.0);
+        for result in ["moved", "failed"] {
+            this.add("baton_etcd_leader_moves_total", &[result], 0.0);
+        }
         for operation in OPERATIONS {
             this.add("baton_etcd_request_errors_total", &[operation], 0.0);
         }
@@ -231,6 +254,10 @@ impl Live {
                 self.set("baton_node_mode_changed_timestamp_seconds", &[node], wall_clock());
             }
             Seen::Serves(group, takeover) => self.takeover(group, takeover),
+            Seen::Answers(group, kind, ms) => {
+                let seconds = Duration::from_millis(*ms).as_secs_f64();
+                self.histogram("baton_takeover_duration_seconds", &[group, kind, "answer"]).observe(seconds);
+            }
         }
     }
 
@@ -285,19 +312,35 @@ impl Live {
         }
     }
 
-    /// A check of a group ended.
-    pub fn check(&self, group: &str, check: &str, ok: bool) {
-        self.add("baton_check_failures_total", &[group, check], f64::from(u8::from(!ok)));
-        if ok {
+    /// etcd's leader was asked to leave this host.
+    pub fn etcd_leader_moved(&self, ok: bool) {
+        self.add("baton_etcd_leader_moves_total", &[if ok { "moved" } else { "failed" }], 1.0);
+    }
+
+    /// A check of a group ended. One that could not find anything out is neither good nor bad.
+    pub fn check(&self, group: &str, check: &str, ok: Option<bool>, took: Duration) {
+        self.add("baton_check_failures_total", &[group, check], f64::from(u8::from(ok == Some(false))));
+        self.set("baton_check_duration_seconds", &[group, check], took.as_secs_f64());
+        if ok == Some(true) {
             self.set("baton_check_last_success_timestamp_seconds", &[group, check], wall_clock());
         }
     }
 
+    /// Where a check stands.
+    pub fn check_state(&self, group: &str, check: &str, state: crate::status::CheckState) {
+        self.set("baton_check_state", &[group, check], f64::from(state as u8));
+    }
+
     /// The group's checks are not made here any more: an old success would look like a check that fails.
     pub fn check_ended(&self, group: &str, check: &str) {
-        // Nothing to remove is as good.
-        let _ =
-            self.gauges["baton_check_last_success_timestamp_seconds"].remove_label_values(&[group, check]);
+        for gauge in [
+            "baton_check_last_success_timestamp_seconds",
+            "baton_check_duration_seconds",
+            "baton_check_state",
+        ] {
+            // Nothing to remove is as good.
+            let _ = self.gauges[gauge].remove_label_values(&[group, check]);
+        }
     }
 
     /// The replicator died and was started again.
@@ -320,7 +363,7 @@ impl Live {
 
 fn buckets(name: &str) -> &'static [f64] {
     match name {
-        "baton_heartbeat_gap_seconds" => GAPS,
+        "baton_heartbeat_gap_seconds" | "baton_heartbeat_link_gap_seconds" => GAPS,
         "baton_takeover_duration_seconds" => STEPS,
         _ => REQUESTS,
     }

@@ -1,22 +1,20 @@
-//! Looks now and then at what nobody reports by itself: etcd's members, and how full the disks are. Dies with the
-//! runtime; the values then stand still, which harms nobody.
+//! Looks now and then at what nobody reports by itself: how full the disks are. Dies with the runtime; the values then
+//! stand still, which harms nobody.
 
 use super::live;
-use crate::etcd::Etcd;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Between two looks: as often as people scrape. Asking the members costs one small request each.
+/// Between two looks: as often as people scrape.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Looks at etcd's members and at the filesystems under `paths`, for ever.
-pub async fn probe(etcd: Etcd, paths: BTreeSet<PathBuf>) {
+/// Looks at the filesystems under `paths`, for ever.
+pub async fn probe(paths: BTreeSet<PathBuf>) {
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         every.tick().await;
-        live().etcd_members(&etcd.members().await);
         let paths = paths.clone();
         // A filesystem on a network may hang; the loop then waits, and nothing else does.
         let looked =

@@ -53,6 +53,17 @@ pub const METRICS: &[Metric] = &[
     gauge("baton_health", &["health"], "1 for the cluster's present health (ok, degraded, down), else 0."),
     gauge("baton_etcd_reachable", &[], "The agent's last request to etcd succeeded."),
     gauge(
+        "baton_etcd_state",
+        &["state"],
+        "1 for how etcd is, for this agent (unknown, answers, slow, no_leader, unreachable), 0 for the others.",
+    ),
+    gauge("baton_etcd_voters", &[], "Members of etcd that vote; absent before that is known."),
+    gauge(
+        "baton_etcd_member_known_bugs",
+        &["endpoint"],
+        "Bugs that matter here and that the member's version is known to have; `baton doctor` names them.",
+    ),
+    gauge(
         "baton_certificate_expires_timestamp_seconds",
         &["certificate"],
         "When the certificate that this agent uses (api, ca, etcd, etcd-ca) expires, seconds since 1970.",
@@ -63,6 +74,22 @@ pub const METRICS: &[Metric] = &[
         "Wall clock of the newest status snapshot: one that stands still is that of an agent that hangs.",
     ),
     gauge("baton_replicator_reachable", &[], "The replicator of this node answers its agent."),
+    gauge("baton_replicator_resident_bytes", &[], "Resident memory of the replicator of this node."),
+    gauge(
+        "baton_replicator_memory_locked",
+        &[],
+        "The replicator's pages stay in memory (mlockall); 0: the kernel refused it, IPC_LOCK is missing.",
+    ),
+    gauge(
+        "baton_replicator_io_flusher",
+        &[],
+        "The replicator's allocations do not wait for write-back (PR_SET_IO_FLUSHER); 0: refused, SYS_RESOURCE is missing.",
+    ),
+    counter(
+        "baton_replicator_memory_waits_total",
+        &[],
+        "How often the replicator left requests or frames waiting because those under way held as many bytes as they may.",
+    ),
     counter(
         "baton_replication_handshakes_total",
         &[],
@@ -91,6 +118,32 @@ pub const METRICS: &[Metric] = &[
         "Always 1; the agent version that the node tells.",
     ),
     gauge(
+        "baton_node_fencing",
+        &["node", "by"],
+        "1 for what keeps the node's addresses from answering when it may not serve (nftables, address_lifetime), else 0.",
+    ),
+    gauge("baton_node_watchdog", &["node"], "A watchdog device resets the node if its agent hangs."),
+    counter(
+        "baton_fencing_rules_restored_total",
+        &[],
+        "How often somebody else removed this node's nftables rules, and the agent made them again.",
+    ),
+    gauge(
+        "baton_fence_device_up",
+        &["node", "level", "device"],
+        "The fence device of the node answered this agent when it was asked last (every 5 min).",
+    ),
+    counter(
+        "baton_fence_actions_total",
+        &["node", "result"],
+        "Attempts of this agent to switch the node off or on by its fence devices, by result (done, failed).",
+    ),
+    gauge(
+        "baton_fence_off",
+        &["node"],
+        "The node was switched off by fence devices and has not been heard since.",
+    ),
+    gauge(
         "baton_heartbeat_longest_gap_seconds",
         &["node"],
         "Longest silence between two heartbeats of the node in the last minute.",
@@ -105,6 +158,42 @@ pub const METRICS: &[Metric] = &[
         &["node"],
         "Datagrams refused (bad authentication, replay, other cluster).",
     ),
+    gauge(
+        "baton_heartbeat_link_up",
+        &["node", "address"],
+        "The node was heard on the link within warntime; labels as of baton_heartbeats_received_total.",
+    ),
+    gauge(
+        "baton_heartbeat_link_one_way",
+        &["node", "address"],
+        "Only one of the two hears the other on the link, for at least deadtime.",
+    ),
+    counter(
+        "baton_heartbeat_link_lost_total",
+        &["node", "address"],
+        "Heartbeats that the node sent on the link and that did not come, by their numbers.",
+    ),
+    counter(
+        "baton_heartbeat_link_late_total",
+        &["node", "address"],
+        "Heartbeats of the node that came later than warntime on the link.",
+    ),
+    counter("baton_heartbeat_link_sent_total", &["link"], "Heartbeats sent on the link."),
+    counter(
+        "baton_heartbeat_link_dropped_total",
+        &["link"],
+        "Heartbeats that the kernel would not take, or that a serial line had no room for.",
+    ),
+    counter(
+        "baton_heartbeat_link_refused_total",
+        &["link", "reason"],
+        "Datagrams refused on the link: malformed, version, other_cluster, forged, replayed, stranger.",
+    ),
+    gauge(
+        "baton_heartbeat_suggested_seconds",
+        &["timer"],
+        "Timers (warntime, deadtime) that the gaps of the last day would allow; absent while too few were measured.",
+    ),
     gauge("baton_group_leader", &["group", "node"], "1 for the node that leads the group, else 0."),
     gauge("baton_group_epoch", &["group"], "Number of the group's epoch."),
     gauge(
@@ -118,11 +207,22 @@ pub const METRICS: &[Metric] = &[
         "The node is in the group's in-sync set; absent for one that is reached by protocol A.",
     ),
     gauge("baton_group_ready", &["group", "node"], "The node could take the group over now."),
+    gauge(
+        "baton_group_safety",
+        &["group", "level"],
+        "What keeps the group's leader from serving beside another node, beside promises (kernel_gate, address_lifetime_only, watchdog, external_agent).",
+    ),
+    gauge("baton_group_pinned", &["group"], "Somebody has pinned it: it leaves its node only when it must."),
+    gauge(
+        "baton_group_disabled",
+        &["group"],
+        "Somebody has disabled it: it is stopped, and nobody starts it.",
+    ),
     gauge("baton_group_ready_standbys", &["group"], "Nodes that could take the group over now."),
     gauge(
         "baton_last_takeover_seconds",
         &["group", "kind", "step"],
-        "Duration of the newest change of leadership by step; step \"total\" is all of it.",
+        "Duration of the newest change of leadership by step; step \"total\" is all until it serves, \"answer\" the first good answer after that.",
     ),
     counter(
         "baton_group_observed_seconds_total",
@@ -146,6 +246,16 @@ pub const METRICS: &[Metric] = &[
     gauge("baton_volume_frozen", &["volume"], "The volume's I/O is frozen."),
     gauge("baton_volume_full", &["volume"], "The backing store has no space: writes wait for some."),
     gauge("baton_volume_size_bytes", &["volume"], "Size of the volume."),
+    gauge(
+        "baton_volume_wanted_bytes",
+        &["volume"],
+        "Size that the volume is to have: larger than its size while it grows.",
+    ),
+    gauge(
+        "baton_volume_growing",
+        &["volume"],
+        "The volume is being made larger, its device or its filesystem; status says what it waits for.",
+    ),
     gauge("baton_activity_log_extents", &["volume"], "Extents of 4 MiB in the activity log."),
     gauge("baton_volume_alarms", &["volume"], "Alarms held: nonsense from a peer or the disk."),
     counter("baton_volume_reads_total", &["volume"], "Reads answered."),

@@ -32,8 +32,18 @@ fn values_are_those_of_the_snapshot_in_base_units() {
         (r#"baton_resync_eta_seconds{peer="beta",volume="webstore"}"#, 18.0),
         (r#"baton_resync_spared_bytes_total{peer="beta",volume="webstore"}"#, 4_194_304.0),
         (r#"baton_resync_paused{volume="webstore"}"#, 0.0),
+        (r#"baton_volume_growing{volume="webstore"}"#, 0.0),
+        (r#"baton_volume_wanted_bytes{volume="webstore"}"#, 1_073_741_824.0),
         (r#"baton_heartbeat_longest_gap_seconds{node="beta"}"#, 0.113),
         (r#"baton_heartbeats_late_total{node="beta"}"#, 12.0),
+        (r#"baton_heartbeat_link_up{address="broadcast eth1",node="beta"}"#, 1.0),
+        (r#"baton_heartbeat_link_one_way{address="10.77.0.12",node="beta"}"#, 0.0),
+        (r#"baton_heartbeat_link_lost_total{address="10.77.0.12",node="beta"}"#, 10.0),
+        (r#"baton_heartbeat_link_late_total{address="10.77.0.12",node="beta"}"#, 1.0),
+        (r#"baton_heartbeat_link_sent_total{link="broadcast eth1"}"#, 864_000.0),
+        (r#"baton_heartbeat_link_dropped_total{link="broadcast eth1"}"#, 2.0),
+        (r#"baton_heartbeat_link_refused_total{link="10.77.0.11",reason="forged"}"#, 3.0),
+        (r#"baton_heartbeat_suggested_seconds{timer="deadtime"}"#, 0.6),
         (r#"baton_last_takeover_seconds{group="web",kind="takeover",step="detect"}"#, 1.502),
         (r#"baton_last_takeover_seconds{group="web",kind="takeover",step="total"}"#, 2.08),
         (r#"baton_volume_writes_total{volume="webstore"}"#, 2000.0),
@@ -58,8 +68,52 @@ fn a_maintenance_has_its_times_and_an_online_node_no_end() {
 }
 
 #[test]
+fn a_volume_that_grows_says_to_what() {
+    let mut status = fixture::healthy();
+    status.groups[0].volumes[0].growth = Some(baton_replicator::api::GrowthStatus {
+        from_bytes: 1 << 30,
+        to_bytes: 2 << 30,
+        waits: "beta is not connected".into(),
+    });
+    let text = render(&status);
+    assert_eq!(value(&text, r#"baton_volume_growing{volume="webstore"}"#), 1.0);
+    assert_eq!(value(&text, r#"baton_volume_wanted_bytes{volume="webstore"}"#), f64::from(1_u32 << 31));
+    assert_eq!(value(&text, r#"baton_volume_size_bytes{volume="webstore"}"#), f64::from(1_u32 << 30));
+}
+
+#[test]
 fn a_resync_that_does_not_run_has_no_progress() {
     assert!(!render(&fixture::healthy()).contains("baton_resync_progress_ratio"));
+}
+
+/// Beta has two devices, one of which was not asked yet, and was switched off.
+fn switched_off() -> crate::status::ClusterStatus {
+    let device = |level, answers| crate::status::FenceDeviceStatus {
+        level,
+        name: format!("fence_dummy {level}"),
+        answers,
+        said: String::new(),
+        asked: 0,
+    };
+    let mut status = fixture::healthy();
+    status.nodes[1].fence = Some(crate::status::FenceStatus {
+        devices: vec![device(1, Some(false)), device(2, None)],
+        running: None,
+        last: None,
+        off: true,
+        done: 1,
+        failed: 3,
+    });
+    status
+}
+
+#[test]
+fn fence_devices_answer_or_are_not_known_to() {
+    let text = render(&switched_off());
+    assert_eq!(value(&text, r#"baton_fence_device_up{device="fence_dummy 1",level="1",node="beta"}"#), 0.0);
+    assert!(!text.contains(r#"device="fence_dummy 2""#), "not asked yet: {text}");
+    assert_eq!(value(&text, r#"baton_fence_actions_total{node="beta",result="failed"}"#), 3.0);
+    assert_eq!(value(&text, r#"baton_fence_off{node="beta"}"#), 1.0);
 }
 
 #[test]
@@ -74,7 +128,7 @@ fn every_metric_of_the_table_is_filled_and_named_by_the_rules() {
     });
     let mut served = fixture::healthy();
     served.groups[0].volumes[0].clients = Some(2);
-    let text = render(&torn) + &render(&fixture::maintained()) + &render(&served);
+    let text = render(&torn) + &render(&fixture::maintained()) + &render(&served) + &render(&switched_off());
     for metric in METRICS {
         assert!(text.contains(&format!("# TYPE {} ", metric.name)), "{} is never given a value", metric.name);
         assert!(metric.name.starts_with("baton_"));

@@ -5,6 +5,9 @@ use crate::status::{ClusterStatus, GroupStatus, NodeMode, Takeover};
 use baton_replicator::types::{Epoch, GroupName, NodeName};
 use std::collections::BTreeMap;
 
+/// The step that comes after the others: the first check that succeeded.
+const ANSWER: &str = "answer";
+
 /// Something to count.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Seen {
@@ -16,6 +19,8 @@ pub(super) enum Seen {
     Mode(String),
     /// A change of leadership ended in serving here.
     Serves(String, Takeover),
+    /// The first good answer after such a change: kind, and milliseconds since it serves.
+    Answers(String, String, u64),
 }
 
 /// The last snapshot, as far as it is compared.
@@ -30,6 +35,8 @@ struct Group {
     leader: Option<(Option<NodeName>, u64)>,
     /// Epoch and time of the newest change of leadership here.
     takeover: Option<(Epoch, String)>,
+    /// Its first good answer was seen.
+    answered: bool,
 }
 
 impl Watcher {
@@ -61,7 +68,14 @@ impl Watcher {
             let which = (takeover.epoch, takeover.at.clone());
             if group.takeover.as_ref() != Some(&which) {
                 group.takeover = Some(which);
-                seen.push(Seen::Serves(name(), takeover.clone()));
+                group.answered = false;
+                let steps = takeover.steps.iter().filter(|s| s.step != ANSWER).cloned().collect();
+                seen.push(Seen::Serves(name(), Takeover { steps, ..takeover.clone() }));
+            }
+            let answer = takeover.steps.iter().find(|s| s.step == ANSWER).filter(|_| !group.answered);
+            if let Some(answer) = answer {
+                group.answered = true;
+                seen.push(Seen::Answers(name(), takeover.kind.clone(), answer.ms));
             }
         }
     }
@@ -97,6 +111,23 @@ mod tests {
         ];
         assert_eq!(seen, expected);
         assert_eq!(watcher.look(&snapshot(GroupState::Serving, None)), []);
+    }
+
+    #[test]
+    fn a_first_good_answer_is_counted_once_and_apart() {
+        let mut watcher = Watcher::default();
+        let mut status = snapshot(GroupState::Serving, Some(2080));
+        let before = watcher.look(&status);
+        assert!(!before.iter().any(|s| matches!(s, Seen::Answers(..))), "{before:?}");
+        let takeover = status.groups[0].last_takeover.as_mut().unwrap();
+        let answer = crate::status::TakeoverStep { step: ANSWER.into(), ms: 230, at_ms: 2310 };
+        takeover.steps.push(answer);
+        assert_eq!(watcher.look(&status), [Seen::Answers("web".into(), "takeover".into(), 230)]);
+        assert_eq!(watcher.look(&status), []);
+        let mut late = Watcher::default();
+        let seen = late.look(&status);
+        let steps = |s: &Seen| if let Seen::Serves(_, t) = s { Some(t.steps.len()) } else { None };
+        assert_eq!(seen.iter().find_map(steps), Some(6), "no step is counted twice: {seen:?}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Sends announcements through a packet socket.
 //!
-//! Owns one socket without a protocol: it receives nothing. Each call sends two frames at most, without waiting;
+//! Owns one socket without a protocol: it receives nothing. Each call sends three frames at most, without waiting;
 //! what the device's queue does not take is lost, and the next announcement of the burst follows.
 // Neither std, socket2 nor rustix can make a link-layer address without it.
 #![allow(unsafe_code)]
@@ -53,12 +53,14 @@ impl Announcer {
         Ok(Self { socket })
     }
 
-    /// Announces once that `address` is at `mac` behind interface `index`.
+    /// Announces once that `address` is at `mac` behind interface `index`, and asks who else has it.
     ///
     /// # Errors
     /// [`NetError::Refused`]: the interface is down, or its queue is full.
     pub fn announce(&self, index: u32, mac: Mac, address: IpAddr) -> Result<(), NetError> {
-        for frame in frames::announcement(mac, address) {
+        // Whoever else has it answers the question, which claims nothing itself.
+        let question = frames::probe(mac, address);
+        for frame in frames::announcement(mac, address).into_iter().chain([question]) {
             let sent = self.socket.send_to(&frame, &link_address(index));
             let sent =
                 sent.and_then(|n| if n == frame.len() { Ok(()) } else { Err(io::Error::other("cut short")) });
@@ -68,13 +70,21 @@ impl Announcer {
     }
 }
 
-pub(super) fn link_address(index: u32) -> SockAddr {
+/// Where to send a frame: an interface, by its index.
+#[must_use]
+pub fn link_address(index: u32) -> SockAddr {
+    link_address_of(index, 0)
+}
+
+/// The same for a protocol, which a socket that is bound to it hears.
+pub(super) fn link_address_of(index: u32, protocol: u16) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: sockaddr_ll is one of the address types that fit into sockaddr_storage, and all its fields are
     // integers, for which zero is valid.
     let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
     address.sll_family = libc::AF_PACKET as libc::sa_family_t;
     address.sll_ifindex = index.cast_signed();
+    address.sll_protocol = protocol.to_be();
     let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
     // SAFETY: `length` bytes of the storage are the sockaddr_ll written above, whose family says so.
     unsafe { SockAddr::new(storage, length) }

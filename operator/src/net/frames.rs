@@ -1,10 +1,17 @@
-//! The frames that tell the neighbourhood where an address lives now: gratuitous ARP and unsolicited neighbour
-//! advertisements, as bytes. Pure; sending them is `announce`'s business.
+//! The frames that tell the neighbourhood where an address lives now (gratuitous ARP and unsolicited neighbour
+//! advertisements), that ask who else has it, and that say so, as bytes. Pure; sending them is `announce`'s business,
+//! hearing them that of `claims`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Hardware address of an Ethernet interface.
 pub type Mac = [u8; 6];
+
+/// As people write it.
+#[must_use]
+pub fn mac_text(mac: Mac) -> String {
+    mac.map(|b| format!("{b:02x}")).join(":")
+}
 
 const BROADCAST: Mac = [0xff; 6];
 /// Ethernet group of `ff02::1` (RFC 2464, section 7).
@@ -12,7 +19,7 @@ const ALL_NODES: Mac = [0x33, 0x33, 0, 0, 0, 1];
 const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 /// Shortest Ethernet frame without its checksum; drivers pad by themselves, packet sockets on some do not.
-pub(super) const FRAME_MIN: usize = 60;
+const FRAME_MIN: usize = 60;
 const ICMPV6: u8 = 58;
 
 /// All frames of one announcement: both forms of gratuitous ARP, because hosts differ in which they accept, or
@@ -57,6 +64,65 @@ pub fn gratuitous_arp(mac: Mac, address: Ipv4Addr, form: ArpForm) -> Vec<u8> {
     frame
 }
 
+/// The question who has `address`, from nobody: an ARP probe (RFC 5227), or the neighbour solicitation of duplicate
+/// address detection (RFC 4862). Nobody learns anything wrong from it.
+#[must_use]
+pub fn probe(mac: Mac, address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(a) => arp_probe(mac, a),
+        IpAddr::V6(a) => neighbour_solicitation(mac, a),
+    }
+}
+
+fn arp_probe(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(FRAME_MIN);
+    frame.extend(BROADCAST);
+    frame.extend(mac);
+    frame.extend(ETHERTYPE_ARP);
+    frame.extend([0, 1, 0x08, 0x00, 6, 4, 0, 1]);
+    frame.extend(mac);
+    frame.extend([0; 4]);
+    frame.extend([0; 6]);
+    frame.extend(address.octets());
+    frame.resize(FRAME_MIN, 0);
+    frame
+}
+
+fn neighbour_solicitation(mac: Mac, address: Ipv6Addr) -> Vec<u8> {
+    let octets = address.octets();
+    let [a, b, c] = [octets[13], octets[14], octets[15]];
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
+    let mut icmp = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    icmp.extend(octets);
+    icmpv6(mac, [0x33, 0x33, 0xff, a, b, c], Ipv6Addr::UNSPECIFIED, group, icmp)
+}
+
+/// Who says in this frame that an address is theirs: the sender of an ARP packet of any kind, or the target of a
+/// neighbour advertisement.
+#[must_use]
+pub fn claim(frame: &[u8]) -> Option<(IpAddr, Mac)> {
+    let mac = |at: usize| frame.get(at..at + 6).and_then(|m| Mac::try_from(m).ok());
+    match frame.get(12..14)? {
+        [0x08, 0x06] => {
+            // Hardware and protocol types, lengths, operation; then sender and target, all of it.
+            let frame = frame.get(..42)?;
+            let sender: [u8; 4] = frame.get(28..32)?.try_into().ok()?;
+            let ours = frame.get(14..20)? == [0, 1, 0x08, 0x00, 6, 4] && sender != [0; 4];
+            ours.then_some((Ipv4Addr::from(sender).into(), mac(22)?))
+        }
+        [0x86, 0xdd] => {
+            if *frame.get(20)? != ICMPV6 || *frame.get(54)? != 136 {
+                return None;
+            }
+            let target: [u8; 16] = frame.get(62..78)?.try_into().ok()?;
+            // The option says it; without one, the frame does.
+            let option = frame.get(78..80) == Some(&[2, 1]);
+            Some((Ipv6Addr::from(target).into(), mac(if option { 80 } else { 6 })?))
+        }
+        _ => None,
+    }
+}
+
 /// An unsolicited neighbour advertisement to all nodes, with the override flag (RFC 4861, section 7.2.6).
 #[must_use]
 pub fn neighbour_advertisement(mac: Mac, address: Ipv6Addr) -> Vec<u8> {
@@ -68,17 +134,21 @@ pub fn neighbour_advertisement(mac: Mac, address: Ipv6Addr) -> Vec<u8> {
     // Option 2, target link-layer address, length in units of eight bytes.
     icmp.extend([2, 1]);
     icmp.extend(mac);
-    let sum = checksum(address, all_nodes, &icmp).to_be_bytes();
-    icmp[2..4].copy_from_slice(&sum);
+    icmpv6(mac, ALL_NODES, address, all_nodes, icmp)
+}
 
+/// A frame around a message whose sum is still zero.
+fn icmpv6(mac: Mac, to: Mac, source: Ipv6Addr, destination: Ipv6Addr, mut icmp: Vec<u8>) -> Vec<u8> {
+    let sum = checksum(source, destination, &icmp).to_be_bytes();
+    icmp[2..4].copy_from_slice(&sum);
     let mut frame = Vec::with_capacity(14 + 40 + icmp.len());
-    frame.extend(ALL_NODES);
+    frame.extend(to);
     frame.extend(mac);
     frame.extend(ETHERTYPE_IPV6);
     // Version 6; length; next header; hop limit 255, which receivers insist on.
     frame.extend([0x60, 0, 0, 0, 0, icmp.len() as u8, ICMPV6, 255]);
-    frame.extend(address.octets());
-    frame.extend(all_nodes.octets());
+    frame.extend(source.octets());
+    frame.extend(destination.octets());
     frame.extend(icmp);
     frame
 }
@@ -128,6 +198,44 @@ mod tests {
                 (&target[..], &address.octets()[..])
             );
         }
+    }
+
+    #[test]
+    fn a_question_claims_nothing_and_announcements_do() {
+        let other: Mac = [2, 0, 0, 0, 0, 9];
+        for address in ["10.77.0.100", "fd00:77::ffff:8000:100"] {
+            let address: IpAddr = address.parse().expect("address");
+            let question = probe(MAC, address);
+            assert_eq!(claim(&question), None, "{address}");
+            let packet = SlicedPacket::from_ethernet(&question).expect("frame");
+            match (&packet.net, &packet.transport) {
+                (Some(NetSlice::Arp(arp)), _) => {
+                    assert_eq!((arp.operation(), ends(&packet)), (ArpOperation::REQUEST, (MAC, BROADCAST)));
+                    assert_eq!(arp.sender_protocol_addr(), [0; 4]);
+                    assert_eq!(
+                        IpAddr::from(<[u8; 4]>::try_from(arp.target_protocol_addr()).unwrap()),
+                        address
+                    );
+                }
+                (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Icmpv6(icmp))) => {
+                    let header = ip.header();
+                    assert_eq!(ends(&packet), (MAC, [0x33, 0x33, 0xff, 0, 0x01, 0]));
+                    assert_eq!(header.destination_addr().to_string(), "ff02::1:ff00:100");
+                    assert_eq!((header.source_addr(), header.hop_limit()), (Ipv6Addr::UNSPECIFIED, 255));
+                    assert!(icmp.is_checksum_valid(header.source(), header.destination()));
+                    assert!(matches!(icmp.icmp_type(), Icmpv6Type::NeighborSolicitation));
+                }
+                other => panic!("{other:?}"),
+            }
+            for frame in announcement(other, address) {
+                assert_eq!(claim(&frame), Some((address, other)));
+                for cut in 0..frame.len() {
+                    // Padding may be missing, and without the option the frame says who it is from.
+                    assert!(claim(&frame[..cut]).is_none_or(|c| c == (address, other)), "{cut}");
+                }
+            }
+        }
+        assert_eq!(claim(&[0; 100]), None);
     }
 
     #[test]

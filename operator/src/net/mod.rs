@@ -1,14 +1,18 @@
 //! Addresses that follow a group: netlink, gratuitous ARP and unsolicited neighbour advertisements.
 //!
 //! * [`AddressKeeper`] owns the addresses: a thread of its own that adds, extends, announces and removes them.
+//! * [`gate`] lets packets of an address pass only until serve-until, in the kernel (nftables).
+//! * `claims` hears who else says that an address is theirs.
 //! * [`netlink`] asks the kernel, [`monitor`] is woken by it, [`announce`] sends frames made by [`frames`].
 //! * [`interface`] chooses where an address belongs, without I/O.
 //!
 //! Every address carries a kernel lifetime of one second that is only extended while the group may serve. If the
-//! agent dies or freezes, the kernel removes it about a second later.
+//! agent dies or freezes, the gate closes at serve-until, and the kernel removes the address about a second later.
 
 pub mod announce;
+mod claims;
 pub mod frames;
+pub mod gate;
 pub mod interface;
 mod keeper;
 pub mod monitor;
@@ -16,7 +20,8 @@ pub mod netlink;
 pub mod probe;
 
 pub use keeper::{
-    AddressKeeper, AddressState, KeeperError, KeeperEvent, LIFETIME_S, LinkState, RemovalReason,
+    AddressKeeper, AddressState, GateConfig, KeeperError, KeeperEvent, LIFETIME_S, LinkState, RemovalReason,
+    Wanted,
 };
 
 use std::io;

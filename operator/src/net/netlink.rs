@@ -76,8 +76,8 @@ impl Netlink {
     /// Adds the address, or extends its lifetime if it is there. With `connected` the subnet already has a route
     /// by another address of the interface, so that none is made that would come and go with this one.
     ///
-    /// IPv6 addresses are deprecated from the start, so that the host does not choose them as a source, and are
-    /// usable at once (no duplicate address detection: the announcement says whose it is).
+    /// One that is not `preferred` is deprecated from the start, so that the host does not choose it as a source. IPv6
+    /// addresses are usable at once (no duplicate address detection: the announcement says whose it is).
     ///
     /// # Errors
     /// [`NetError`].
@@ -85,15 +85,15 @@ impl Netlink {
         &mut self,
         index: u32,
         address: IpAddr,
-        prefix: u8,
+        wanted: (u8, bool),
         valid_lft_s: u32,
         connected: bool,
     ) -> Result<(), NetError> {
+        let (prefix, preferred) = wanted;
         let mut request = self.handle.address().add(index, address, prefix).replace();
         let mut lifetime = CacheInfo::default();
         lifetime.ifa_valid = valid_lft_s;
-        // The kernel refuses IPv4 addresses that are not preferred at all.
-        lifetime.ifa_preferred = if address.is_ipv4() { valid_lft_s } else { 0 };
+        lifetime.ifa_preferred = if preferred { valid_lft_s } else { 0 };
         let mut flags = AddressFlags::empty();
         if connected {
             flags |= AddressFlags::Noprefixroute;

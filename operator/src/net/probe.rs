@@ -4,7 +4,7 @@
 
 use super::NetError;
 use super::announce::link_address;
-use super::frames::{FRAME_MIN, Mac};
+use super::frames::{self, Mac, claim};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read};
 use std::net::Ipv4Addr;
@@ -26,7 +26,7 @@ pub fn who_has(index: u32, mac: Mac, address: Ipv4Addr, within: Duration) -> Res
     let protocol = Protocol::from(i32::from(ETH_P_ARP.to_be()));
     let mut socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol)).map_err(open)?;
     let pause = within / PROBES;
-    let probe = arp_probe(mac, address);
+    let probe = frames::probe(mac, address.into());
     let mut found = Vec::new();
     for _ in 0..PROBES {
         let refused = |e| NetError::refused(format!("ask who has {address}"), e);
@@ -52,33 +52,9 @@ pub fn who_has(index: u32, mac: Mac, address: Ipv4Addr, within: Duration) -> Res
     Ok(found)
 }
 
-/// Who has `address`? Sender address 0.0.0.0, so that nobody learns anything wrong from it.
-fn arp_probe(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(FRAME_MIN);
-    frame.extend([0xff; 6]);
-    frame.extend(mac);
-    frame.extend(ETH_P_ARP.to_be_bytes());
-    frame.extend([0, 1, 0x08, 0x00, 6, 4, 0, 1]);
-    frame.extend(mac);
-    frame.extend([0; 4]);
-    frame.extend([0; 6]);
-    frame.extend(address.octets());
-    frame.resize(FRAME_MIN, 0);
-    frame
-}
-
 /// The hardware address that this frame says `address` is at, if it does.
 fn answer(frame: &[u8], address: Ipv4Addr) -> Option<Mac> {
-    // Ethernet header, then hardware and protocol types, lengths, operation; then sender and target.
-    if frame.len() < 42
-        || frame[12..14] != ETH_P_ARP.to_be_bytes()
-        || frame[14..20] != [0, 1, 0x08, 0x00, 6, 4]
-    {
-        return None;
-    }
-    // Requests tell it as well as replies do: a gratuitous one, or one that its owner sends for another address.
-    let sender: [u8; 4] = frame[28..32].try_into().ok()?;
-    (sender == address.octets()).then(|| frame[22..28].try_into().ok()).flatten()
+    claim(frame).filter(|(claimed, _)| *claimed == address).map(|(_, mac)| mac)
 }
 
 #[cfg(test)]
@@ -92,7 +68,7 @@ mod tests {
     #[test]
     fn a_probe_claims_nothing_and_an_answer_is_read() {
         let address: Ipv4Addr = "10.77.0.100".parse().unwrap();
-        let probe = arp_probe(MAC, address);
+        let probe = frames::probe(MAC, address.into());
         let packet = SlicedPacket::from_ethernet(&probe).unwrap();
         let Some(NetSlice::Arp(arp)) = packet.net else { panic!("no ARP: {packet:?}") };
         assert_eq!(

@@ -99,7 +99,7 @@ fn of_group(status: &ClusterStatus, group: &GroupStatus, found: &mut Vec<Conditi
         c.advice.extend(status.advice.iter().filter(|a| words(a)).cloned());
         c
     };
-    let resting = group.leader.is_none() && all_by_wish(status);
+    let resting = group.rests() || group.leader.is_none() && all_by_wish(status);
     match group.state {
         GroupState::Serving => {}
         GroupState::Failed => {

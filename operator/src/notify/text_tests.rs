@@ -75,6 +75,7 @@ fn taken_over() -> (ClusterStatus, Reporter) {
         volume: None,
         severity: "warning".into(),
         message: "standby -> campaigning: nothing heard of the leader for 1500 ms".into(),
+        takeover: None,
     };
     assert_eq!(reporter.on_event(&event, Instant::ZERO), None, "told as the takeover it leads to");
     let mut status = before;

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use baton_replicator::api::{Backing, Counters};
+use baton_replicator::api::Backing;
 use baton_replicator::types::{BootId, DiskState, Epoch, Generation, GroupName, Protocol, Role, TermId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -20,32 +20,13 @@ struct Fake {
 
 fn volume(epoch: u64) -> VolumeStatus {
     VolumeStatus {
-        volume: VolumeName::new("webstore").unwrap(),
-        group: GroupName::new("web").unwrap(),
         size_bytes: 4096,
         role: Role::Primary,
         epoch: Epoch { number: epoch, term: TermId(7) },
         disk: DiskState::UpToDate,
-        disk_reason: None,
-        full: false,
-        membership: None,
         generation: Generation(1),
         boot: BootId(9),
-        device: None,
-        held: false,
-        filesystem: None,
-        frozen: None,
-        frozen_since: None,
-        required: vec![],
-        peers: vec![],
-        activity_log_extents: 0,
-        counters: Counters::default(),
-        alarms: vec![],
-        verify: None,
-        resync_paused: false,
-        snapshots: Vec::new(),
-        export: None,
-        clients: None,
+        ..VolumeStatus::unknown(VolumeName::new("webstore").unwrap(), GroupName::new("web").unwrap())
     }
 }
 

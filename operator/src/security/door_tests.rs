@@ -33,6 +33,7 @@ struct Agent {
     port: u16,
     fake: Arc<Fake>,
     vault: Arc<Memory>,
+    tokens: Arc<Tokens>,
     history: Arc<Mutex<Vec<String>>>,
     health: watch::Receiver<Health>,
     _status: watch::Sender<ClusterStatus>,
@@ -78,7 +79,7 @@ impl Agent {
             Box::new(move |_, line: &str| history.lock().unwrap().push(line.to_owned()))
         };
         let tokens = Arc::new(Tokens::in_memory());
-        let mut security = Security::new(setup.cluster, tokens, vault.clone(), record());
+        let mut security = Security::new(setup.cluster, tokens.clone(), vault.clone(), record());
         security.authentication = setup.authentication;
         let (status, ear) = watch::channel(fixture::healthy());
         let state = ApiState::new(ear, fake.clone()).with_security(Arc::new(security));
@@ -91,7 +92,7 @@ impl Agent {
             advice: vec!["as set up".into()],
             record: record(),
         };
-        Self { health: watch.start(), dir, pki, port, fake, vault, history, _status: status }
+        Self { health: watch.start(), dir, pki, port, fake, vault, tokens, history, _status: status }
     }
 
     fn options(&self) -> ClientOptions {
@@ -296,13 +297,34 @@ async fn a_token_is_made_on_the_socket_used_and_revoked() {
     }
 }
 
+/// Making one or revoking another takes nobody's token away that etcd has lost, and one can be revoked here meanwhile.
+#[tokio::test]
+async fn tokens_that_an_emptied_etcd_lacks_stay_good_until_they_are_revoked() {
+    let agent = Agent::start().await;
+    let root = agent.root();
+    let [kept, lost] =
+        [make_token(&root, "viewer").await.unwrap(), make_token(&root, "viewer").await.unwrap()];
+    agent.vault.records.lock().unwrap().clear();
+    let later = make_token(&root, "viewer").await.unwrap();
+    for token in [&kept, &lost, &later] {
+        assert!(status(&agent.with_token(token.token.reveal())).await.is_ok());
+    }
+    revoke(&root, &later.info.id).await.unwrap();
+    assert!(status(&agent.with_token(kept.token.reveal())).await.is_ok());
+    let said = revoke(&root, &lost.info.id).await.unwrap().message;
+    assert!(said.contains("at this agent"), "{said}");
+    for token in [&lost, &later] {
+        assert_eq!(status(&agent.with_token(token.token.reveal())).await.unwrap_err().exit, Exit::Denied);
+    }
+    assert!(status(&agent.with_token(kept.token.reveal())).await.is_ok());
+    assert!(revoke(&root, &lost.info.id).await.unwrap_err().message.contains("no token"));
+}
+
 #[tokio::test]
 async fn a_token_ends_in_time_and_nonsense_makes_none() {
     let agent = Agent::start().await;
     let (record, token) = generate("late", Role::Admin, "root", 0, Some(1));
-    agent.vault.records.lock().unwrap().push(record);
-    // Any change takes the vault's tokens over.
-    make_token(&agent.root(), "viewer").await.unwrap();
+    agent.tokens.replace(vec![record]);
     assert_eq!(status(&agent.with_token(token.reveal())).await.unwrap_err().exit, Exit::Denied);
     assert!(agent.history().iter().any(|l| l.contains("expired token")), "{:?}", agent.history());
     for body in [

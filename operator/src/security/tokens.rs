@@ -57,11 +57,28 @@ impl Tokens {
     /// Takes over what etcd holds; the file is written if that is something else.
     pub fn replace(&self, records: Vec<TokenRecord>) {
         let new = by_id(records);
+        self.change(|current| *current = new);
+    }
+
+    /// One was made: it is good here before etcd tells of it.
+    pub fn add(&self, record: TokenRecord) {
+        self.change(|current| drop(current.insert(record.id.clone(), record)));
+    }
+
+    /// One was revoked; false if it was not known here.
+    pub fn remove(&self, id: &str) -> bool {
+        let mut known = false;
+        self.change(|current| known = current.remove(id).is_some());
+        known
+    }
+
+    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, TokenRecord>)) {
         let mut current = self.records.write().unwrap_or_else(PoisonError::into_inner);
-        if *current == new {
+        let before = current.clone();
+        change(&mut current);
+        if *current == before {
             return;
         }
-        *current = new;
         let all: Vec<&TokenRecord> = current.values().collect();
         let Some(file) = &self.file else { return };
         // Records are plain data: they serialise.
@@ -69,6 +86,12 @@ impl Tokens {
         if let Err(error) = files::write_private(file, &bytes) {
             tracing::warn!(%error, "cannot keep a copy of the tokens for a time without etcd");
         }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<TokenRecord> {
+        self.records.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Whose token this is.

@@ -2,7 +2,7 @@
 //!
 //! Watching begins when the group is first seen serving, or after `GRACE` if it does not: the start of an agent is no
 //! outage. A standby notices the end of a silent leader late; the outage is then counted from the leader's last sign of
-//! life. A group that rests because every node is in standby mode is no outage. Time in which nobody looked (the host was suspended, the loop hung) is neither service nor outage.
+//! life. A group that rests because every node is in standby mode, or because it is disabled, is no outage. Time in which nobody looked (the host was suspended, the loop hung) is neither service nor outage.
 
 use crate::status::{Availability, ClusterStatus, GroupState, GroupStatus, NodeMode, Outage};
 use baton_replicator::types::{GroupName, Instant};
@@ -43,7 +43,7 @@ impl Book {
         let rest = status.nodes.iter().all(|n| n.mode == NodeMode::Standby);
         for group in &mut status.groups {
             let watch = self.groups.entry(group.name.clone()).or_insert_with(|| Watch::new(now));
-            watch.look(rest || group.state == GroupState::Serving, silence(group), now, &at);
+            watch.look(rest || group.rests() || group.state == GroupState::Serving, silence(group), now, &at);
             group.availability = watch.told.clone();
         }
     }

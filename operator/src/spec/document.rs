@@ -1,11 +1,14 @@
-//! The document from the top down: cluster, timers, nodes, groups, volumes, checks. Services and whom to
+//! The document from the top down: cluster, timers, nodes, groups, volumes. Services, checks and whom to
 //! tell have files of their own.
 
-use super::model::{AfterPowerLoss, Check, CheckProbe, Group, Node as NodeSpec, Spec, Volume, VolumeBacking};
+use super::model::{
+    AfterPowerLoss, EtcdSettings, FAILBACK_AFTER, Group, Node as NodeSpec, Spec, StandbyMode, Volume,
+    VolumeBacking,
+};
 use super::read::{Reader, join};
 use super::tree::{Node, Value};
 use super::volume::{DISK_TIMEOUT, ResyncLimits};
-use super::{Cidr, Timers};
+use super::{Cidr, Profile, Timers, parse_duration};
 use baton_replicator::types::{Protocol, Transport};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,15 +25,28 @@ impl Reader<'_> {
         self.transport = self.get(&mut fields, "transport", Self::transport_word).unwrap_or_default();
         let nodes = self.get(&mut fields, "nodes", |r, n, p| r.map(n, p, Self::node)).unwrap_or_default();
         let groups = self.get(&mut fields, "groups", |r, n, p| r.map(n, p, Self::group)).unwrap_or_default();
+        let etcd = self.get(&mut fields, "etcd", Self::etcd_settings).unwrap_or_default();
         let notify =
             self.get(&mut fields, "notify", |r, n, p| r.map(n, p, Self::notify_target)).unwrap_or_default();
         self.finish(fields);
-        Spec { cluster, heartbeat, nodes, groups, notify, text: text.into() }
+        Spec { cluster, heartbeat, nodes, groups, etcd, notify, text: text.into() }
+    }
+
+    fn etcd_settings(&mut self, node: &Node, path: &str) -> Option<EtcdSettings> {
+        let mut fields = self.fields(node, path, "two_members, leader_away");
+        let default = EtcdSettings::default();
+        let settings = EtcdSettings {
+            two_members: self.get(&mut fields, "two_members", Self::boolean).unwrap_or(default.two_members),
+            leader_away: self.get(&mut fields, "leader_away", Self::boolean).unwrap_or(default.leader_away),
+        };
+        self.finish(fields);
+        Some(settings)
     }
 
     fn timers(&mut self, node: &Node, path: &str) -> Option<Timers> {
-        let mut fields = self.fields(node, path, "keepalive, warntime, deadtime, …");
-        let mut timers = Timers::default();
+        let mut fields = self.fields(node, path, "profile, keepalive, warntime, deadtime, …");
+        let profile = self.get(&mut fields, "profile", Self::profile).unwrap_or_default();
+        let mut timers = Timers::of(profile);
         let mut given = Vec::new();
         for (name, timer) in [
             ("keepalive", &mut timers.keepalive),
@@ -55,7 +71,14 @@ impl Reader<'_> {
         Some(timers)
     }
 
-    fn address(&mut self, node: &Node, path: &str) -> Option<IpAddr> {
+    fn profile(&mut self, node: &Node, path: &str) -> Option<Profile> {
+        self.scalar(node, path, |text| {
+            let known = Profile::ALL.into_iter().find(|p| p.word() == text);
+            known.ok_or_else(|| format!("'{text}' is not known; write default or fast"))
+        })
+    }
+
+    pub(super) fn address(&mut self, node: &Node, path: &str) -> Option<IpAddr> {
         self.scalar(node, path, |text| match text.parse::<IpAddr>() {
             Ok(a) if a.is_unspecified() || a.is_multicast() => Err(format!("'{text}' is not the address of a host")),
             Ok(address) => Ok(address),
@@ -96,20 +119,24 @@ impl Reader<'_> {
             );
         }
         let mut heartbeat = self
-            .get(&mut fields, "heartbeat", |r, n, p| r.one_or_more(n, p, Self::address))
-            .unwrap_or_else(|| [&[address][..], &replication].concat());
+            .get(&mut fields, "heartbeat", |r, n, p| r.one_or_more(n, p, Self::heartbeat_link))
+            .unwrap_or_else(|| [&[address][..], &replication].concat().into_iter().map(Into::into).collect());
         let mut seen = Vec::new();
-        heartbeat.retain(|a| {
-            !seen.contains(a) && {
-                seen.push(*a);
-                true
-            }
+        // An address twice is one link; of other kinds the validation speaks.
+        heartbeat.retain(|link| {
+            link.address().is_none_or(|a| {
+                !seen.contains(&a) && {
+                    seen.push(a);
+                    true
+                }
+            })
         });
         if heartbeat.is_empty() {
-            heartbeat.push(address);
+            heartbeat.push(address.into());
         }
+        let fence = self.get(&mut fields, "fence", |r, n, p| r.list(n, p, Self::fence_level));
         self.finish(fields);
-        Some(NodeSpec { address, replication, heartbeat })
+        Some(NodeSpec { address, replication, heartbeat, fence: fence.unwrap_or_default() })
     }
 
     fn group(&mut self, node: &Node, path: &str) -> Option<Group> {
@@ -118,7 +145,12 @@ impl Reader<'_> {
             prefer: self
                 .get(&mut f, "prefer", |r, n, p| r.one_or_more(n, p, Self::parsed))
                 .unwrap_or_default(),
-            auto_failback: self.get(&mut f, "auto_failback", Self::boolean).unwrap_or(false),
+            auto_failback: self.get(&mut f, "auto_failback", Self::failback).flatten(),
+            stickiness: self.get(&mut f, "stickiness", Self::number).unwrap_or(0),
+            with: self.get(&mut f, "with", Self::parsed),
+            apart_from: self
+                .get(&mut f, "apart_from", |r, n, p| r.one_or_more(n, p, Self::parsed))
+                .unwrap_or_default(),
             addresses: self.get(&mut f, "addresses", |r, n, p| r.list(n, p, Self::cidr)).unwrap_or_default(),
             volumes: self.get(&mut f, "volumes", |r, n, p| r.map(n, p, Self::volume)).unwrap_or_default(),
             services: self.get(&mut f, "services", |r, n, p| r.map(n, p, Self::service)).unwrap_or_default(),
@@ -130,7 +162,20 @@ impl Reader<'_> {
             start_timeout: self
                 .get(&mut f, "start_timeout", Self::duration)
                 .unwrap_or(Duration::from_secs(120)),
+            takeover_timeout: self.get(&mut f, "takeover_timeout", Self::duration),
             stop_timeout: self.get(&mut f, "stop_timeout", Self::duration).unwrap_or(Duration::from_secs(60)),
+            engine_timeout: self
+                .get(&mut f, "engine_timeout", Self::duration)
+                .unwrap_or(Duration::from_secs(60)),
+            standby: self
+                .get(&mut f, "standby", |r, n, p| {
+                    r.scalar(n, p, |text| match text {
+                        "cold" => Ok(StandbyMode::Cold),
+                        "hot" => Ok(StandbyMode::Hot),
+                        other => Err(format!("'{other}' is not known; write cold or hot")),
+                    })
+                })
+                .unwrap_or_default(),
             after_power_loss: self
                 .get(&mut f, "after_power_loss", |r, n, p| {
                     r.scalar(n, p, |text| match text {
@@ -140,24 +185,37 @@ impl Reader<'_> {
                     })
                 })
                 .unwrap_or_default(),
+            fence: self.get(&mut f, "fence", Self::fence_policy).unwrap_or_default(),
             notify: self.get(&mut f, "notify", |r, n, p| r.one_or_more(n, p, Self::text)).unwrap_or_default(),
         };
         self.finish(f);
         Some(group)
     }
 
+    /// `true`, `false`, or how long a node that comes back must have been ready.
+    fn failback(&mut self, node: &Node, path: &str) -> Option<Option<Duration>> {
+        self.scalar(node, path, |text| match text {
+            "true" | "True" | "TRUE" | "yes" | "on" => Ok(Some(FAILBACK_AFTER)),
+            "false" | "False" | "FALSE" | "no" | "off" => Ok(None),
+            time => parse_duration(time)
+                .map(Some)
+                .map_err(|_| format!("'{time}' is neither true nor false nor a time like 10m")),
+        })
+    }
+
     fn cidr(&mut self, node: &Node, path: &str) -> Option<Cidr> {
         if !matches!(node.value, Value::Map(_)) {
             return self.parsed(node, path);
         }
-        let mut fields = self.fields(node, path, "address, interface");
+        let mut fields = self.fields(node, path, "address, interface, preferred");
         let cidr = self.get(&mut fields, "address", Self::parsed::<Cidr>);
         let interface = self.get(&mut fields, "interface", Self::text);
+        let preferred = self.get(&mut fields, "preferred", Self::boolean);
         self.finish(fields);
         if cidr.is_none() {
             self.error(node.line, path, "needs an address with a prefix length");
         }
-        cidr.map(|cidr| Cidr { interface, ..cidr })
+        cidr.map(|cidr| Cidr { interface, preferred, ..cidr })
     }
 
     fn volume(&mut self, node: &Node, path: &str) -> Option<Volume> {
@@ -223,63 +281,5 @@ impl Reader<'_> {
                 Err(format!("'{text}' must be an absolute path"))
             }
         })
-    }
-
-    fn check(&mut self, node: &Node, path: &str) -> Option<Check> {
-        let mut outer = self.fields(node, path, "http, tcp or exec");
-        let mut checks = Vec::new();
-        for kind in ["http", "tcp", "exec"] {
-            if let Some(inner) = self.take(&mut outer, kind) {
-                checks.extend(self.probe(kind, inner, &join(path, kind)));
-            }
-        }
-        let given = outer.entries.iter().filter(|e| outer.known.contains(&e.key.as_str())).count();
-        if given != 1 {
-            self.error(node.line, path, "a check is one of http, tcp or exec");
-        }
-        self.finish(outer);
-        checks.pop()
-    }
-
-    fn probe(&mut self, kind: &str, node: &Node, path: &str) -> Option<Check> {
-        let mut f = self.fields(node, path, "interval, timeout, …");
-        let probe = match kind {
-            "http" => self.get(&mut f, "url", Self::text).map(|url| {
-                let status = self
-                    .get(&mut f, "status", |r, n, p| {
-                        r.one_or_more(n, p, |r, n, p| {
-                            r.scalar(n, p, |text| match text.parse::<u16>() {
-                                Ok(status) if (100..600).contains(&status) => Ok(status),
-                                _ => Err(format!("'{text}' is not an HTTP status")),
-                            })
-                        })
-                    })
-                    .unwrap_or_default();
-                CheckProbe::Http { url, status }
-            }),
-            "tcp" => self.get(&mut f, "address", Self::text).map(|address| CheckProbe::Tcp { address }),
-            _ => {
-                let service = self.get(&mut f, "service", Self::text);
-                let command = self.get(&mut f, "command", Self::command);
-                service.clone().zip(command).map(|(service, command)| CheckProbe::Exec { service, command })
-            }
-        };
-        if probe.is_none() {
-            let needs = match kind {
-                "http" => "needs url, e.g. \"http://{address}/\"",
-                "tcp" => "needs address, e.g. \"{address}:3306\"",
-                _ => "needs service and command",
-            };
-            self.error(node.line, path, needs);
-        }
-        let interval = self.get(&mut f, "interval", Self::duration).unwrap_or(Duration::from_secs(1));
-        let timeout = self.get(&mut f, "timeout", Self::duration).unwrap_or(Duration::from_secs(1));
-        let retries = self.get(&mut f, "retries", Self::number).unwrap_or(3);
-        let service = match &probe {
-            Some(CheckProbe::Exec { service, .. }) => Some(service.clone()),
-            _ => self.get(&mut f, "service", Self::text),
-        };
-        self.finish(f);
-        probe.map(|probe| Check { probe, interval, timeout, retries, service })
     }
 }

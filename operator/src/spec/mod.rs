@@ -7,9 +7,12 @@
 //!
 //! Nothing here does I/O: the environment comes in as a function.
 
+mod check;
 pub mod diff;
 mod document;
+mod fence;
 mod interpolate;
+pub mod link;
 mod masked;
 mod model;
 mod notify;
@@ -26,13 +29,15 @@ mod volume;
 mod tests;
 
 pub use diff::{Change, Facts, GroupFacts, Impact, Plan};
+pub use fence::{FenceDevice, bound as fence_bound, delay as fence_delay};
+pub use link::HeartbeatLink;
 pub use masked::{HIDDEN, masked};
 pub use model::{
-    AfterPowerLoss, Channel, Check, CheckProbe, Condition, Exec, Group, HealthTest, Healthcheck, Mail,
-    MailTls, Mount, MountSource, Node, NotifyTarget, Service, Severity, Spec, Ulimit, Volume, VolumeBacking,
-    Webhook,
+    AfterPowerLoss, Channel, Check, CheckProbe, Condition, Exec, FAILBACK_AFTER, FencePolicy, Group,
+    HealthTest, Healthcheck, Mail, MailTls, Mount, MountSource, Node, NotifyTarget, Service, Severity, Spec,
+    StandbyMode, Ulimit, Volume, VolumeBacking, Webhook,
 };
-pub use timers::Timers;
+pub use timers::{Profile, Timers};
 pub use units::{Cidr, format_duration, format_size, parse_duration, parse_size};
 pub use volume::ResyncLimits;
 
@@ -106,6 +111,11 @@ fn column(line: &str, path: &str) -> usize {
 }
 
 impl Spec {
+    /// The addresses of all groups.
+    pub fn vips(&self) -> impl Iterator<Item = std::net::IpAddr> + '_ {
+        self.groups.values().flat_map(|g| &g.addresses).map(|a| a.address)
+    }
+
     /// Reads a specification. `env` answers `${NAME}` and `${NAME:-default}` (for the text kept in etcd, where
     /// nothing is left to replace, `|_| None`).
     ///

@@ -1,7 +1,10 @@
 //! What a specification says, typed. Plain data; [`Spec::parse`] is the only way to a checked one.
 
+use super::fence::FenceDevice;
+use super::link::HeartbeatLink;
 use super::volume::ResyncLimits;
 use super::{Cidr, Timers};
+use crate::core::checks::OnFailure;
 use crate::core::verify::Schedule;
 use baton_replicator::core::split_brain::AfterSplitBrain;
 use baton_replicator::types::{FrontEndKind, GroupName, NodeName, Protocol, Transport, VolumeName};
@@ -22,11 +25,28 @@ pub struct Spec {
     pub nodes: BTreeMap<NodeName, Node>,
     /// The groups.
     pub groups: BTreeMap<GroupName, Group>,
+    /// What is asked of etcd.
+    pub etcd: EtcdSettings,
     /// Whom to tell, by name.
     pub notify: BTreeMap<String, NotifyTarget>,
     /// The document this was read from, variables replaced. This is what etcd keeps.
     #[serde(skip)]
     pub text: String,
+}
+
+/// What is asked of etcd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct EtcdSettings {
+    /// Accept an etcd of two members, where the loss of either stops every change of leadership.
+    pub two_members: bool,
+    /// Ask etcd to keep its leader off the hosts that lead groups.
+    pub leader_away: bool,
+}
+
+impl Default for EtcdSettings {
+    fn default() -> Self {
+        Self { two_members: false, leader_away: true }
+    }
 }
 
 /// A node.
@@ -36,9 +56,24 @@ pub struct Node {
     pub address: IpAddr,
     /// Its addresses for replication, one per link, in order of preference (default: `address`). Never empty.
     pub replication: Vec<IpAddr>,
-    /// Where heartbeats are sent, one per link (default: `address`, and those of `replication` that are others).
+    /// Its heartbeat links, in the same order at every node (default: unicast on `address`, and on those of `replication`
+    /// that are others).
     /// Never empty.
-    pub heartbeat: Vec<IpAddr>,
+    pub heartbeat: Vec<HeartbeatLink>,
+    /// What can switch it off from outside: levels, tried in order; of a level, every device must succeed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fence: Vec<Vec<FenceDevice>>,
+}
+
+/// When a former leader is switched off by its external fence agents before its group is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FencePolicy {
+    /// Before a slow takeover, if it may still serve; one that cannot be fenced holds nothing up for longer than the attempt.
+    #[default]
+    Auto,
+    /// Before every takeover of a leader that has not given the group up; without success nobody takes over.
+    Required,
 }
 
 /// What to do after the whole site lost power and a member of the in-sync set stays unseen.
@@ -52,13 +87,35 @@ pub enum AfterPowerLoss {
     Start,
 }
 
+/// What standbys do with containers that need no volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StandbyMode {
+    /// They are created, and started by a takeover.
+    #[default]
+    Cold,
+    /// They run, so that a takeover only moves the addresses.
+    Hot,
+}
+
+/// `auto_failback: true`: a node that comes back must have been ready for this long.
+pub const FAILBACK_AFTER: Duration = Duration::from_secs(10);
+/// Largest `stickiness`: more than any node can be ahead.
+pub const STICKINESS_MAX: u32 = 1000;
+
 /// The unit of failover.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Group {
     /// Nodes in order of preference; may be empty.
     pub prefer: Vec<NodeName>,
-    /// Hand over to a preferred node when it is healthy again.
-    pub auto_failback: bool,
+    /// Hand over to a more preferred node that has been ready for so long; none = never.
+    pub auto_failback: Option<Duration>,
+    /// By how much more than this another node must be better before the group follows.
+    pub stickiness: u32,
+    /// The group that this one goes with: led on the same node, started after it.
+    pub with: Option<GroupName>,
+    /// Groups that this one is rather not led beside.
+    pub apart_from: Vec<GroupName>,
     /// Addresses that follow the group.
     pub addresses: Vec<Cidr>,
     /// Replicated volumes.
@@ -73,10 +130,18 @@ pub struct Group {
     pub failure_timeout: Duration,
     /// Bound of a start of the group.
     pub start_timeout: Duration,
+    /// Bound of a start after a takeover; none = `start_timeout`.
+    pub takeover_timeout: Option<Duration>,
     /// Bound of a stop of the group; after it, the group is fenced rather than waited for.
     pub stop_timeout: Duration,
+    /// A Docker engine that has not answered for this long makes the group leave.
+    pub engine_timeout: Duration,
+    /// What standbys do with containers that need no volume.
+    pub standby: StandbyMode,
     /// After a power cut of the whole site.
     pub after_power_loss: AfterPowerLoss,
+    /// Fencing of a former leader from outside.
+    pub fence: FencePolicy,
     /// Names of `notify` targets.
     pub notify: Vec<String>,
 }
@@ -251,6 +316,14 @@ pub struct Service {
     pub security_opt: Vec<String>,
 }
 
+impl Service {
+    /// It needs nothing that only the leader has, so it may run on standbys, too.
+    #[must_use]
+    pub fn runs_on_standbys(&self) -> bool {
+        !self.volumes.iter().any(|m| matches!(m.source, MountSource::Volume { .. }))
+    }
+}
+
 /// What a check does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -274,19 +347,63 @@ pub enum CheckProbe {
         /// Program and arguments.
         command: Vec<String>,
     },
+    /// A fresh connection to a server that speaks the MySQL protocol, and a transaction.
+    Sql {
+        /// `host:port`; `{address}` stands for the group's first address.
+        address: String,
+        /// User.
+        user: String,
+        /// File with the user's password, on every node.
+        password_file: Option<PathBuf>,
+        /// Database that is used.
+        database: String,
+        /// What the transaction does; none = a row in the table `baton_check`.
+        statement: Option<String>,
+    },
+    /// The health of a service's container, as the engine's own check of it says.
+    Docker {
+        /// The service.
+        service: String,
+    },
+    /// Write a file on a replicated volume and make it durable, in a service's container.
+    Write {
+        /// The service.
+        service: String,
+        /// The file, as the container sees it.
+        path: PathBuf,
+        /// Less free space than this on its filesystem counts as full, bytes.
+        min_free: u64,
+    },
+    /// ICMP echo: a reason to prefer another node, never one to stop.
+    Ping {
+        /// Who has to answer.
+        address: IpAddr,
+        /// For how long the other node must have been better.
+        hold: Duration,
+    },
 }
 
 /// A health check of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
+    /// Its name; none = one made of what it does.
+    pub name: Option<String>,
     /// What to do.
     pub probe: CheckProbe,
     /// Pause between two.
     pub interval: Duration,
     /// Bound of one.
     pub timeout: Duration,
-    /// Failures in a row that count as a failure of the group.
+    /// Its place in the interval is drawn from its name, at most this far into it.
+    pub jitter: Duration,
+    /// Successes in a row after which it passes.
+    pub rise: u32,
+    /// Failures in a row that count as a failure of the group (`fall`).
     pub retries: u32,
+    /// Failures in this time after one that was acted upon do not count.
+    pub start_period: Duration,
+    /// What is done when it fails.
+    pub on_failure: OnFailure,
     /// The service that is restarted when it fails; none = all of the group's services.
     pub service: Option<String>,
 }

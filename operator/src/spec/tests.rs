@@ -54,10 +54,8 @@ fn the_good_document_is_read_as_meant() {
     assert_eq!(spec.heartbeat.warntime, Duration::from_millis(500));
     assert_eq!(spec.heartbeat.fencetime, Duration::from_millis(1120), "derived from deadtime");
     let web1 = &spec.nodes[&NodeName::new("tho-web1").unwrap()];
-    assert_eq!(
-        web1.heartbeat,
-        ["192.168.0.5".parse::<std::net::IpAddr>().unwrap(), "9.0.0.1".parse().unwrap()]
-    );
+    let unicast = |a: &str| HeartbeatLink::Unicast(a.parse().unwrap());
+    assert_eq!(web1.heartbeat, ["192.168.0.5", "9.0.0.1"].map(unicast));
     let web = &spec.groups[&group("web")];
     assert_eq!(web.prefer, [NodeName::new("tho-web1").unwrap()]);
     assert_eq!(web.addresses[0].to_string(), "192.168.0.7/29");
@@ -160,6 +158,47 @@ fn timers_that_do_not_fit_are_refused_with_the_numbers() {
     );
     broken("deadtime: 1500ms", "deadtime: 1500ms, fencetime: 1200ms", "= 1600 ms");
     broken("keepalive: 100ms", "keepalive: 100", "'100' is not a duration; write a number with a unit");
+}
+
+#[test]
+fn a_profile_gives_the_timers_that_are_not_given() {
+    let with = |heartbeat: &str| {
+        let text = GOOD.replacen("{ keepalive: 100ms, warntime: 500ms, deadtime: 1500ms }", heartbeat, 1);
+        assert_ne!(text, GOOD);
+        Spec::parse(&text, none).unwrap_or_else(|e| panic!("{heartbeat}: {e}")).heartbeat
+    };
+    let ms = Duration::from_millis;
+    let four = |t: &Timers| (t.keepalive, t.warntime, t.fencetime, t.deadtime);
+    let fast = with("{ profile: fast }");
+    assert_eq!((fast.profile, four(&fast)), (Profile::Fast, (ms(50), ms(200), ms(320), ms(500))));
+    let slower = Timers { profile: Profile::Fast, ..Timers::default() };
+    let Timers { keepalive, warntime, fencetime, deadtime, .. } = slower;
+    assert_eq!(
+        Timers { keepalive, warntime, fencetime, deadtime, ..fast },
+        slower,
+        "the others are the same"
+    );
+    // What is given overrides the profile, wherever it stands; fencetime follows deadtime.
+    let own = with("{ deadtime: 1s, profile: fast }");
+    assert_eq!(four(&own), (ms(50), ms(200), ms(720), ms(1000)));
+    let own = with("{ profile: fast, keepalive: 20ms, fencetime: 300ms }");
+    assert_eq!(four(&own), (ms(20), ms(200), ms(300), ms(500)));
+    assert_eq!(with("{ profile: default }"), Timers::default());
+    assert_eq!(with("{}"), Timers::default());
+}
+
+#[test]
+fn a_profile_that_does_not_fit_what_is_given_is_refused_with_the_numbers() {
+    let given = |heartbeat: &str, expected: &str| {
+        broken("{ keepalive: 100ms, warntime: 500ms, deadtime: 1500ms }", heartbeat, expected);
+    };
+    given("{ profile: fast, warntime: 400ms }", "warntime (400 ms) must be shorter than fencetime (320 ms)");
+    given("{ profile: fast, deadtime: 300ms }", "warntime (200 ms) must be shorter than fencetime (160 ms)");
+    given("{ profile: fast, keepalive: 250ms }", "keepalive (250 ms) must be shorter than warntime (200 ms)");
+    given("{ profile: fast, fencetime: 400ms }", "1.25 x fencetime + 100 ms = 600 ms");
+    given("{ profile: fast, ttl: 500ms }", "ttl (500 ms) must be at least 1000 ms");
+    given("{ profile: fast, restart_window: 400ms }", "must be shorter than restart_window (400 ms)");
+    given("{ profile: quick }", "heartbeat.profile: 'quick' is not known; write default or fast");
 }
 
 #[test]

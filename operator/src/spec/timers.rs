@@ -2,12 +2,40 @@
 //! ([`core::timing`](crate::core::timing)).
 
 use crate::core::timing::{self, BadTimers};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use utoipa::ToSchema;
+
+/// A set of timers that fit together, by name. Timers that are given override it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    /// For any host: a takeover after 1.5 s of silence.
+    #[default]
+    Default,
+    /// For hosts that are hardly ever late: a takeover after 0.5 s of silence.
+    Fast,
+}
+
+impl Profile {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Default, Self::Fast];
+
+    /// Its name in the specification.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Fast => "fast",
+        }
+    }
+}
 
 /// The heartbeat's timers (DESIGN "Leadership").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Timers {
+    /// Where those come from that are not given.
+    pub profile: Profile,
     /// Between two heartbeats.
     pub keepalive: Duration,
     /// A peer silent for this long is late: out of the in-sync set.
@@ -32,8 +60,23 @@ pub struct Timers {
 
 impl Default for Timers {
     fn default() -> Self {
-        let t = timing::Timers::default();
+        Self::of(Profile::Default)
+    }
+}
+
+/// Stands for "a unit was forgotten".
+const MOST: Duration = Duration::from_secs(3600);
+
+impl Timers {
+    /// The timers of a profile.
+    #[must_use]
+    pub fn of(profile: Profile) -> Self {
+        let t = match profile {
+            Profile::Default => timing::Timers::default(),
+            Profile::Fast => timing::Timers::fast(),
+        };
         Self {
+            profile,
             keepalive: t.keepalive,
             warntime: t.warntime,
             fencetime: t.fencetime,
@@ -46,12 +89,7 @@ impl Default for Timers {
             etcd_timeout: t.etcd_timeout,
         }
     }
-}
 
-/// Stands for "a unit was forgotten".
-const MOST: Duration = Duration::from_secs(3600);
-
-impl Timers {
     /// The same timers as the core takes them.
     #[must_use]
     pub fn core(&self) -> timing::Timers {

@@ -98,6 +98,8 @@ pub struct Cidr {
     pub prefix: u8,
     /// The interface it belongs on; none = the one whose network the node's own address is in.
     pub interface: Option<String>,
+    /// The host may choose it as a source of its own connections; none = IPv4 yes, IPv6 no.
+    pub preferred: Option<bool>,
 }
 
 impl FromStr for Cidr {
@@ -123,11 +125,17 @@ impl FromStr for Cidr {
         {
             return Err(format!("'{text}' is an IPv4 address in IPv6 clothes; write the IPv4 address"));
         }
-        Ok(Self { address, prefix, interface: None })
+        Ok(Self { address, prefix, interface: None, preferred: None })
     }
 }
 
 impl Cidr {
+    /// Whether the host may choose it as a source of its own connections.
+    #[must_use]
+    pub fn is_preferred(&self) -> bool {
+        self.preferred.unwrap_or(self.address.is_ipv4())
+    }
+
     /// True if `other` is in this address's network.
     #[must_use]
     pub fn contains(&self, other: IpAddr) -> bool {

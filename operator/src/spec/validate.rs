@@ -1,6 +1,6 @@
 //! What must hold between the fields of a specification: references exist, nothing is claimed twice, timers fit.
 
-use super::model::{CheckProbe, Condition, Group, HealthTest, MountSource, Spec};
+use super::model::{Condition, Group, HealthTest, MountSource, STICKINESS_MAX, Service, Spec, StandbyMode};
 use super::read::Reader;
 use super::{format_duration, format_size};
 use baton_replicator::types::{FrontEndKind, GroupName};
@@ -59,7 +59,9 @@ pub(super) fn validate(spec: &Spec, r: &mut Reader<'_>) {
             }
         }
         self::group(spec, &path, group, r);
+        together(spec, name, &path, group, r);
     }
+    super::fence::validate(spec, r);
     super::notify::validate(spec, r);
 }
 
@@ -83,11 +85,10 @@ fn nodes(spec: &Spec, r: &mut Reader<'_>) {
         );
     }
     let mut seen: BTreeMap<IpAddr, String> = BTreeMap::new();
-    let links = spec.nodes.values().next().map_or(1, |n| n.heartbeat.len());
     for (name, node) in &spec.nodes {
         for (field, address) in std::iter::once(("address", node.address))
             .chain(node.replication.iter().map(|a| ("replication", *a)))
-            .chain(node.heartbeat.iter().map(|a| ("heartbeat", *a)))
+            .chain(node.heartbeat.iter().filter_map(|l| Some(("heartbeat", l.address()?))))
         {
             if address.is_unspecified() {
                 continue; // reported where it was read
@@ -102,14 +103,56 @@ fn nodes(spec: &Spec, r: &mut Reader<'_>) {
                 _ => _ = seen.insert(address, name.to_string()),
             }
         }
-        if node.heartbeat.len() != links {
+    }
+    super::link::validate(spec, r);
+}
+
+/// The groups that one goes with, nearest first; ends where it comes round.
+fn leads<'s>(spec: &'s Spec, name: &'s GroupName) -> Vec<&'s GroupName> {
+    let mut chain = vec![name];
+    while let Some(next) = chain.last().and_then(|n| spec.groups.get(*n)).and_then(|g| g.with.as_ref()) {
+        let round = chain.contains(&next);
+        chain.push(next);
+        if round {
+            break;
+        }
+    }
+    chain
+}
+
+/// Which groups are led on one node, and which rather not.
+fn together(spec: &Spec, name: &GroupName, path: &str, group: &Group, r: &mut Reader<'_>) {
+    if let Some(lead) = &group.with {
+        let chain = leads(spec, name);
+        if !spec.groups.contains_key(lead) {
+            r.at(&format!("{path}.with"), unknown("group", lead, spec.groups.keys()));
+        } else if chain.iter().skip(1).any(|n| *n == name) {
+            let names: Vec<&str> = chain.iter().map(|n| n.as_str()).collect();
             r.at(
-                &format!("nodes.{name}"),
-                format!(
-                    "has {} heartbeat link(s) where the first node has {links}; give every node an address on every link",
-                    node.heartbeat.len()
-                ),
+                &format!("{path}.with"),
+                format!("goes round in a circle, each would wait for the other: {}", names.join(" with ")),
             );
+        }
+        let own = [
+            ("prefer", !group.prefer.is_empty()),
+            ("auto_failback", group.auto_failback.is_some()),
+            ("stickiness", group.stickiness > 0),
+            ("apart_from", !group.apart_from.is_empty()),
+        ];
+        for (field, _) in own.into_iter().filter(|(_, said)| *said) {
+            r.at(&format!("{path}.{field}"), format!("{name} goes where {lead} goes: say it there"));
+        }
+    }
+    let last = |n| leads(spec, n).last().copied();
+    let mut seen = BTreeSet::new();
+    for (i, other) in group.apart_from.iter().enumerate() {
+        let at = format!("{path}.apart_from[{i}]");
+        if !spec.groups.contains_key(other) {
+            r.at(&at, unknown("group", other, spec.groups.keys()));
+        } else if last(other) == last(name) {
+            r.at(&at, format!("{name} and {other} are led on the same node"));
+        } else if !seen.insert(other) {
+            r.at(&at, format!("{other} is named twice"));
         }
     }
 }
@@ -124,8 +167,11 @@ fn group(spec: &Spec, path: &str, group: &Group, r: &mut Reader<'_>) {
             r.at(&at, format!("{node} is named twice"));
         }
     }
-    if group.auto_failback && group.prefer.is_empty() {
+    if group.auto_failback.is_some() && group.prefer.is_empty() {
         r.at(&format!("{path}.auto_failback"), "has nowhere to go back to; name nodes under prefer");
+    }
+    if group.stickiness > STICKINESS_MAX {
+        r.at(&format!("{path}.stickiness"), format!("must be at most {STICKINESS_MAX}"));
     }
     if group.addresses.is_empty() && group.volumes.is_empty() && group.services.is_empty() {
         r.at(path, "is empty; give it addresses, volumes or services");
@@ -173,8 +219,10 @@ fn group(spec: &Spec, path: &str, group: &Group, r: &mut Reader<'_>) {
     }
     for field in [
         ("start_timeout", group.start_timeout),
+        ("takeover_timeout", group.takeover_timeout.unwrap_or(group.start_timeout)),
         ("stop_timeout", group.stop_timeout),
         ("failure_timeout", group.failure_timeout),
+        ("engine_timeout", group.engine_timeout),
     ] {
         at_least(r, &format!("{path}.{}", field.0), field.1, Duration::from_secs(1));
     }
@@ -185,7 +233,30 @@ fn group(spec: &Spec, path: &str, group: &Group, r: &mut Reader<'_>) {
         );
     }
     services(path, group, r);
-    checks(path, group, r);
+    super::check::validate(path, group, r);
+    hot(path, group, r);
+}
+
+/// What runs on a standby cannot have what only the leader has.
+fn hot(path: &str, group: &Group, r: &mut Reader<'_>) {
+    if group.standby != StandbyMode::Hot {
+        return;
+    }
+    let at = format!("{path}.standby");
+    let hot = |s: &Service| s.runs_on_standbys();
+    if !group.services.values().any(hot) {
+        r.at(&at, "hot: every service has a replicated volume, which only the leader has");
+    }
+    for (name, service) in group.services.iter().filter(|(_, s)| hot(s)) {
+        for on in service.depends_on.keys().filter(|on| group.services.get(*on).is_some_and(|s| !hot(s))) {
+            r.at(
+                &at,
+                format!(
+                    "hot: {name} depends on {on}, which has a replicated volume and runs on the leader only"
+                ),
+            );
+        }
+    }
 }
 
 fn services(path: &str, group: &Group, r: &mut Reader<'_>) {
@@ -274,35 +345,6 @@ fn dependency_cycle(group: &Group) -> Option<Vec<String>> {
     }
     let mut done = BTreeSet::new();
     group.services.keys().find_map(|name| visit(group, name, &mut Vec::new(), &mut done))
-}
-
-fn checks(path: &str, group: &Group, r: &mut Reader<'_>) {
-    for (i, check) in group.checks.iter().enumerate() {
-        let at = format!("{path}.checks[{i}]");
-        if let Some(service) = check.service.as_ref().filter(|s| !group.services.contains_key(*s)) {
-            r.at(&at, unknown("service of this group", service, group.services.keys()));
-        }
-        let text = match &check.probe {
-            CheckProbe::Http { url, .. } => {
-                if !url.starts_with("http://") {
-                    r.at(&at, format!("'{url}' must begin with http://"));
-                }
-                url
-            }
-            CheckProbe::Tcp { address } => {
-                if address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-                    r.at(&at, format!("'{address}' needs a port, e.g. \"{{address}}:3306\""));
-                }
-                address
-            }
-            CheckProbe::Exec { .. } => continue,
-        };
-        if text.contains("{address}") && group.addresses.is_empty() {
-            r.at(&at, "uses {address}, but the group has no addresses");
-        }
-        at_least(r, &format!("{at}.interval"), check.interval, Duration::from_millis(50));
-        at_least(r, &format!("{at}.timeout"), check.timeout, Duration::from_millis(10));
-    }
 }
 
 pub(super) fn at_least(r: &mut Reader<'_>, path: &str, value: Duration, least: Duration) {

@@ -11,7 +11,8 @@ use baton_operator::core::rules::Rules;
 use baton_operator::status::NodeMode;
 use baton_replicator::api::{PeerStatus, VolumeStatus};
 use baton_replicator::types::{
-    BootId, ConnectionState, DiskState, Epoch, Generation, Instant, Member, NodeName, Role, VolumeName,
+    BootId, ConnectionState, DiskState, Epoch, Generation, GroupName, Instant, Member, NodeName, Role,
+    VolumeName,
 };
 
 /// A lease of its own for each node.
@@ -34,55 +35,16 @@ pub fn usual_boot(name: &str) -> u64 {
 
 pub fn replica(volume: VolumeName) -> VolumeStatus {
     VolumeStatus {
-        volume,
-        group: group(),
         size_bytes: 4096,
-        role: Role::Secondary,
-        epoch: Epoch::ZERO,
         disk: DiskState::Consistent,
-        disk_reason: None,
-        full: false,
-        membership: None,
-        generation: Generation(0),
         boot: BootId(0xb),
-        device: None,
-        held: false,
         filesystem: Some("ext4".into()),
-        frozen: None,
-        frozen_since: None,
-        required: Vec::new(),
-        peers: Vec::new(),
-        activity_log_extents: 0,
-        counters: Default::default(),
-        alarms: Vec::new(),
-        verify: None,
-        resync_paused: false,
-        snapshots: Vec::new(),
-        export: None,
-        clients: None,
+        ..VolumeStatus::unknown(volume, group())
     }
 }
 
 pub fn peer_status(name: &str, connection: ConnectionState, boot: u64) -> PeerStatus {
-    PeerStatus {
-        node: node(name),
-        connection,
-        reason: None,
-        boot: (boot != 0).then_some(BootId(boot)),
-        disk: DiskState::DUnknown,
-        resynced: false,
-        settled: false,
-        dirty_bytes: 0,
-        unacked_bytes: 0,
-        oldest_unacked_ms: 0,
-        lag_us: 0,
-        resync: None,
-        copied_bytes: 0,
-        spared_bytes: 0,
-        apart: None,
-        protocol: Default::default(),
-        link: None,
-    }
+    PeerStatus { connection, boot: (boot != 0).then_some(BootId(boot)), ..PeerStatus::unknown(node(name)) }
 }
 
 pub fn mode(word: &str) -> NodeMode {
@@ -247,7 +209,7 @@ impl Script {
             sent: self.now,
             promise_ms: 1500,
         };
-        let (mut etcd, mut incarnation) = (true, 2);
+        let (mut etcd, mut incarnation, mut others) = (true, 2, Vec::new());
         for word in said {
             match word.split_once('=') {
                 Some(("leads", n)) => (beat.leading, beat.epoch) = (true, epoch(n)),
@@ -255,6 +217,9 @@ impl Script {
                 Some(("boot", b)) => beat.boot = self.group_boot(b),
                 Some(("knows", n)) => beat.epoch = epoch(n),
                 Some(("ask", ms)) => beat.ask_ms = Some(ms.parse().expect("milliseconds")),
+                Some(("can", name)) => {
+                    others.push(GroupName::new(name).expect("a group name"));
+                }
                 Some(("incarnation", n)) => incarnation = n.parse().expect("a number"),
                 Some(("acks-of-epoch", n)) => beat.ack = Some(Ack { epoch: epoch(n), ..ack.clone() }),
                 Some(("acks-of-life", n)) => {
@@ -268,6 +233,8 @@ impl Script {
                 _ => panic!("unknown word {word}"),
             }
         }
+        let other = |name| GroupBeat { group: name, ready: true, leading: false, ack: None, ..beat.clone() };
+        let others: Vec<GroupBeat> = others.into_iter().map(other).collect();
         self.seq += 1;
         let msg = HeartbeatMsg {
             incarnation,
@@ -275,7 +242,7 @@ impl Script {
             sent: self.now,
             echo: false,
             etcd,
-            groups: vec![beat],
+            groups: [vec![beat], others].concat(),
             summary: Vec::new(),
         };
         self.beats.on_datagram(from, msg, self.now);

@@ -5,11 +5,40 @@ use super::facts::{connection, disk, lease_of, mode, peer_status, usual_boot};
 use super::scene::{ME, epoch, group, node, volume};
 use super::script::Script;
 use super::show;
-use baton_operator::core::group::{Event, Retire};
+use baton_operator::core::group::{Event, Leaving, Retire, Told};
+use baton_operator::core::record::{GroupWish, StoredNote};
 use baton_replicator::api::{Desired, Membership, VolumeStatus};
-use baton_replicator::types::{DiskState, Generation, Instant, Role, VolumeName};
+use baton_replicator::types::{DiskState, Generation, GroupName, Instant, Role, VolumeName};
 use std::collections::VecDeque;
 use std::fmt::Write as _;
+
+fn group_named(name: &str) -> GroupName {
+    GroupName::new(name).expect("a group name")
+}
+
+fn other(words: &[&str]) -> Told {
+    let mut told = Told { idle: true, ..Told::default() };
+    for word in words {
+        match word.split_once('=') {
+            Some(("leader", "none")) => {}
+            Some(("leader", name)) => {
+                told.here = name == ME;
+                told.leader = Some(node(name));
+            }
+            Some(("leaving", "stop")) => told.leaving = Some(Leaving::Stop),
+            Some(("leaving", name)) => told.leaving = Some(Leaving::To(node(name))),
+            Some(("holders", name)) => told.holders = vec![node(name)],
+            None if *word == "disabled" => told.disabled = true,
+            None if *word == "serves" => (told.serves, told.idle) = (true, false),
+            None if *word == "running" => told.idle = false,
+            None if *word == "with" => told.with = Some(group()),
+            None if *word == "apart" => told.apart_from = vec![group()],
+            None if *word == "trouble" => told.trouble = Some("its start failed".into()),
+            _ => panic!("unknown word {word}"),
+        }
+    }
+    told
+}
 
 impl Script {
     /// The words of a `given` scene:
@@ -23,11 +52,16 @@ impl Script {
     /// replicator does what it is told, and peers go on saying what they said:
     ///
     /// * `keeps NODE …` what it says every 100 ms from now on (words of `heard`); `silent NODE` ends that
-    /// * `target NODE|none`, `mode NODE MODE`, `key gone`, `alive NODE gone`: somebody changes that in etcd
+    /// * `target NODE|none`, `mode NODE MODE`, `wish pinned|disabled|none`, `key gone`, `alive NODE gone`: somebody changes
+    ///   that in etcd
+    /// * `other GROUP leader=NODE|none [serves] [running] [leaving=NODE|stop] [with] [apart] [trouble] [disabled] [holders=NODE]`: what
+    ///   the core of another group on this node says; `with`: it goes with this one, `apart`: it keeps apart from it
     /// * `link NODE CONNECTION [resynced] [settled] [boot=N] [volume=V]`: what the volumes say of a peer
     /// * `disk STATE [volume=V]`, `frozen`, `thawed`, `held`: what they say of themselves
     /// * `replicator silent|refuses|obeys`; `containers missing|prepared`
     /// * `wants-move TEXT`, `unusable TEXT`, `usable`: what the runtime says of a group that runs
+    /// * `engine-silent TEXT`: the same, and it can stop nothing; `unready TEXT|no`: what it says of a standby
+    /// * `gateways [NODE=N] …`: how many each node reaches; one that is not named does not say
     /// * `lease none|N`, `lease-until MS`: this node's lease in etcd
     /// * `asleep MS`: until then nothing happens here, the clock goes on; `hangs MS`: only the heartbeat thread runs
     /// * `spec nodes=…`, `spec prefer=…`, `spec auto_failback=on`, `spec without-group`, `spec without-node`,
@@ -49,6 +83,22 @@ impl Script {
             ("mode", [name, word]) => {
                 self.record.nodes.entry(node(name)).or_default().mode = mode(word);
                 self.bump();
+            }
+            ("wish", [what]) => {
+                let note =
+                    || Some(StoredNote { owner: "ada".into(), reason: String::new(), since: 1, until: None });
+                self.record.wish = match *what {
+                    "pinned" => GroupWish { pinned: note(), disabled: None },
+                    "disabled" => GroupWish { pinned: None, disabled: note() },
+                    _ => GroupWish::default(),
+                };
+                self.bump();
+            }
+            ("other", [name, words @ ..]) => {
+                let told = other(words);
+                self.beats.add_group(group_named(name), Instant::ZERO, self.now);
+                self.others.insert(group_named(name), told);
+                self.feed(Event::Others(self.others.clone()));
             }
             ("key", ["gone"]) => {
                 self.record.leader = None;
@@ -90,12 +140,27 @@ impl Script {
                 self.run.wants_move = Some(why.join(" "));
                 self.feed(Event::Run(self.run.clone()));
             }
+            ("engine-silent", why) => {
+                self.run.stuck = Some(why.join(" "));
+                self.feed(Event::Run(self.run.clone()));
+            }
+            ("unready", why) => {
+                self.run.unready = (*why != ["no"]).then(|| why.join(" "));
+                self.feed(Event::Run(self.run.clone()));
+            }
+            ("gateways", counts) => {
+                let count =
+                    |c: &&str| c.split_once('=').map(|(n, c)| (node(n), c.parse().expect("a number")));
+                let mut all: std::collections::BTreeMap<_, u8> = counts.iter().filter_map(count).collect();
+                let own = all.remove(&node(ME));
+                self.feed(Event::Gateways(own, all));
+            }
             ("unusable", why) => {
                 self.run.unusable = Some(why.join(" "));
                 self.feed(Event::Run(self.run.clone()));
             }
             ("usable", []) => {
-                (self.run.unusable, self.run.wants_move) = (None, None);
+                (self.run.unusable, self.run.wants_move, self.run.stuck) = (None, None, None);
                 self.feed(Event::Run(self.run.clone()));
             }
             ("lease", [id]) => {
@@ -243,7 +308,9 @@ impl Script {
         match change.split_once('=') {
             Some(("nodes", list)) => self.cfg.nodes = super::scene::nodes(list),
             Some(("prefer", list)) => self.cfg.prefer = super::scene::nodes(list),
-            Some(("auto_failback", word)) => self.cfg.auto_failback = word == "on",
+            Some(("auto_failback", word)) => {
+                self.cfg.placing.failback = (word == "on").then_some(std::time::Duration::from_secs(10));
+            }
             None if change == "without-group" => self.cfg.retire = Some(Retire::Group),
             None if change == "without-node" => {
                 self.cfg.nodes.retain(|n| n.as_str() != ME);

@@ -1,6 +1,6 @@
 //! What a script takes as given before its first event: the specification and what the node remembers.
 
-use baton_operator::core::group::{AfterPowerLoss, GroupConfig};
+use baton_operator::core::group::{AfterPowerLoss, Fencing, GroupConfig, Placing};
 use baton_operator::core::record::{Durable, LongPromise};
 use baton_operator::core::timing::Timers;
 use baton_replicator::types::{Epoch, GroupName, Instant, NodeName, TermId, VolumeName};
@@ -51,8 +51,12 @@ impl Default for Scene {
             nodes: nodes("alpha,beta"),
             prefer: nodes("alpha"),
             volumes: vec![volume("store")],
-            auto_failback: false,
+            placing: Placing::default(),
             failure_timeout: Duration::from_secs(600),
+            stop_timeout: Duration::from_secs(60),
+            hot: false,
+            gateway_hold: Duration::from_secs(10),
+            fencing: Fencing::default(),
             after_power_loss: AfterPowerLoss::Wait,
             timers: Timers::default().check().expect("defaults hold"),
             retire: None,
@@ -64,8 +68,8 @@ impl Default for Scene {
 impl Scene {
     /// Takes a line if it is a setting of the scene:
     ///
-    /// * `nodes A,B,…`, `prefer A,…|none`, `volumes V,…|none`, `auto_failback on`, `after_power_loss start`: the
-    ///   specification, where it differs from alpha (preferred), beta and the volume store
+    /// * `nodes A,B,…`, `prefer A,…|none`, `volumes V,…|none`, `auto_failback on|MS`, `stickiness N`, `with GROUP`, `apart_from GROUP`, `after_power_loss start`,
+    ///   `standby hot`, `fence auto|required`, `stop_timeout MS`: the specification, where it differs from alpha (preferred), beta and the volume store
     /// * `served N`, `released N`, `promised MS`: what the node remembers from before its start
     pub fn take(&mut self, line: &str) -> bool {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -74,7 +78,24 @@ impl Scene {
             ["prefer", list] => self.cfg.prefer = nodes(list),
             ["volumes", "none"] => self.cfg.volumes.clear(),
             ["volumes", list] => self.cfg.volumes = list.split(',').map(volume).collect(),
-            ["auto_failback", "on"] => self.cfg.auto_failback = true,
+            ["fence", policy @ ("auto" | "required")] => {
+                let bound = Duration::from_secs(60);
+                let nodes = self.cfg.nodes.iter().map(|n| (n.clone(), bound)).collect();
+                self.cfg.fencing = Fencing { required: policy == "required", nodes };
+            }
+            ["standby", "hot"] => self.cfg.hot = true,
+            ["stop_timeout", ms] => {
+                self.cfg.stop_timeout = Duration::from_millis(ms.parse().expect("milliseconds"));
+            }
+            ["auto_failback", "on"] => self.cfg.placing.failback = Some(Duration::from_secs(10)),
+            ["auto_failback", ms] => {
+                self.cfg.placing.failback = Some(Duration::from_millis(ms.parse().expect("milliseconds")));
+            }
+            ["with", name] => self.cfg.placing.with = Some(GroupName::new(name).expect("a group name")),
+            ["apart_from", name] => {
+                self.cfg.placing.apart_from = vec![GroupName::new(name).expect("a group name")];
+            }
+            ["stickiness", n] => self.cfg.placing.stickiness = n.parse().expect("a number"),
             ["after_power_loss", "start"] => self.cfg.after_power_loss = AfterPowerLoss::Start,
             ["given", "serving" | "alone", n] => {
                 self.served(n);

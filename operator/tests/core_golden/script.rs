@@ -3,13 +3,15 @@
 use super::facts::replica;
 use super::scene::{DRAWN, ME, Scene, group, node};
 use super::show;
-use baton_operator::core::group::{Action, EtcdFacts, Event, Facts, GroupConfig, GroupCore};
+use baton_operator::core::group::{
+    Action, EtcdFacts, Event, Facts, FenceOutcome, GroupConfig, GroupCore, Told,
+};
 use baton_operator::core::promises::{HeartbeatCore, Intent};
 use baton_operator::core::record::{Durable, Record, Txn};
 use baton_operator::core::rules::Rules;
 use baton_operator::core::runtime::{Goal, Phase, RunReport};
 use baton_replicator::api::VolumeStatus;
-use baton_replicator::types::{Instant, NodeName};
+use baton_replicator::types::{GroupName, Instant, NodeName};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 
@@ -35,9 +37,11 @@ pub struct Script {
     read: u64,
     unanswered: bool,
     fence: u64,
+    fenced: u64,
     pub intent: Intent,
     goal: Goal,
     remembered: Durable,
+    pub others: BTreeMap<GroupName, Told>,
 }
 
 impl Script {
@@ -72,9 +76,11 @@ impl Script {
             read: 0,
             unanswered: false,
             fence: 0,
+            fenced: 0,
             intent: Intent::silent(),
             goal: Goal::Hold,
             remembered: Durable::default(),
+            others: BTreeMap::new(),
         }
     }
 
@@ -86,9 +92,10 @@ impl Script {
     ///   [mode.NODE=MODE] [etcd=N] [revision=N]`: what the next read finds; `read ok|failed` answers it; `changed` is
     ///   the watch
     /// * `txn committed|guard-failed|unknown`; `txn late` = etcd says nothing, but it was committed
-    /// * `heard NODE [leads=N] [holds] [acks] [ready] [released=N] [boot=N] [knows=N] [ask=MS] [no-etcd]
+    /// * `heard NODE [leads=N] [holds] [acks] [ready] [can=GROUP] [released=N] [boot=N] [knows=N] [ask=MS] [no-etcd]
     ///   [incarnation=N]`; acknowledgements that do not count: `acks-of-epoch=N`, `acks-of-life=N`
     /// * `replica [role=R] [epoch=N] [disk=D] [boot=N] [frozen] [peer=NODE:CONNECTION:BOOT[:resynced][:settled]]`
+    /// * `fenced off|failed WHY|busy WHY`: what became of the switch that was asked for
     /// * `volume-set ok|refused`; `run PHASE [reason]`; `restarting`; `recover`
     /// * `status` shows state, reason and advice; `says` the next heartbeat
     pub fn line(&mut self, line: &str) {
@@ -136,6 +143,16 @@ impl Script {
                 self.feed(Event::VolumeSet(volume, result));
             }
             ("run", [phase, reason @ ..]) => self.set_run(phase, &reason.join(" ")),
+            ("fenced", [how, why @ ..]) => {
+                let why = why.join(" ");
+                let outcome = match *how {
+                    "off" => FenceOutcome::Off,
+                    "failed" => FenceOutcome::Failed(why),
+                    "busy" => FenceOutcome::Busy(why),
+                    other => panic!("unknown outcome {other}"),
+                };
+                self.feed(Event::NodeFenced(self.fenced, outcome));
+            }
             ("restarting", _) => self.feed(Event::Restarting),
             ("recover", _) => self.feed(Event::Recover),
             _ => self.given_line(line, verb, rest),
@@ -233,6 +250,7 @@ impl Script {
             Action::WriteFence(id) => self.fence = *id,
             Action::Txn(txn) => self.sent = Some(txn.clone()),
             Action::SetVolume(volume, desired) => self.obey(volume, desired, queue),
+            Action::FenceNode { id, .. } => self.fenced = *id,
             Action::Event(..) => {}
         }
         self.tell(&show::action(action));

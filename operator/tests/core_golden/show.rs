@@ -23,6 +23,7 @@ pub fn action(action: &Action) -> String {
             let force = if d.force { ", by force" } else { "" };
             format!("volume {volume}: {:?} in epoch {}, required {required:?}{force}", d.role, d.epoch)
         }
+        Action::FenceNode { node, .. } => format!("fence agents: switch {node} off"),
         Action::Event(severity, text) => format!("{severity:?}: {text}"),
     }
 }
@@ -40,6 +41,7 @@ pub fn goal(goal: Goal) -> String {
         Goal::Hold => "leave as it is".into(),
         Goal::Run { epoch, .. } => format!("run in epoch {epoch}"),
         Goal::Fence => "fence".into(),
+        Goal::Standby => "stand by, hot".into(),
         Goal::Stop { force: true } => "stop at once".into(),
         Goal::Stop { force: false } => "stop in order".into(),
     }

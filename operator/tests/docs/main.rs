@@ -3,6 +3,7 @@
 
 mod commands;
 mod page;
+mod proofs;
 
 use baton_operator::spec::Spec;
 use commands::Makefile;
@@ -94,6 +95,27 @@ fn commands_are_understood() {
     }
     assert!(seen > 10, "only {seen} commands were found: the search is broken");
     assert!(wrong.is_empty(), "commands that do not work:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_failure_mode_names_tests_that_exist() {
+    let proofs = proofs::Proofs::read(&root());
+    let page = std::fs::read_to_string(root().join("docs/failure-modes.md")).expect("the page");
+    let rows = proofs::rows(&page);
+    assert!(rows.len() > 90, "only {} rows were found: the search is broken", rows.len());
+    let mut wrong = Vec::new();
+    for (fault, names) in rows {
+        if names.is_empty() {
+            wrong.push(format!("'{fault}' names no test"));
+        }
+        let unknown = names.iter().filter(|name| !proofs.knows(name));
+        wrong.extend(unknown.map(|name| format!("'{fault}' names {name}, which does not exist")));
+    }
+    assert!(wrong.is_empty(), "docs/failure-modes.md:\n{}", wrong.join("\n"));
+    for name in ["power::leader_eleven_times", "cable::leader_ten_times", "golden_nothing", "no/such/file.rs"]
+    {
+        assert!(!proofs.knows(name), "{name} is taken for a test");
+    }
 }
 
 #[test]

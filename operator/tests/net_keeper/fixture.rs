@@ -1,6 +1,7 @@
 //! Two network namespaces joined by a veth pair, made and removed by each test, and a capture of what arrives.
 
-use baton_operator::net::{AddressKeeper, KeeperEvent};
+use baton_operator::net::frames::Mac;
+use baton_operator::net::{AddressKeeper, GateConfig, KeeperEvent, Wanted};
 use baton_replicator::types::{GroupName, Instant};
 use etherparse::{ArpOperation, Icmpv6Type, NetSlice, SlicedPacket, TransportSlice};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -15,9 +16,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub use crate::answers::{Answers, Ask};
+
 pub const OWN: &str = "10.79.0.5";
 pub const VIP4: &str = "10.79.0.100";
 pub const VIP6: &str = "fd00:79::100";
+pub const TABLE: &str = "baton_test";
 pub const FENCETIME: Duration = Duration::from_millis(1000);
 
 pub fn ip(text: &str) -> IpAddr {
@@ -28,8 +32,17 @@ pub fn group() -> GroupName {
     GroupName::new("web").expect("group")
 }
 
-pub fn vips() -> Vec<(IpAddr, u8)> {
-    vec![(ip(VIP4), 24), (ip(VIP6), 64)]
+/// The rules of these tests; each is in a network namespace of its own.
+pub fn gate() -> GateConfig {
+    GateConfig { table: TABLE.into(), guarded: vec![ip(VIP4), ip(VIP6)] }
+}
+
+pub fn vips() -> Vec<Wanted> {
+    vec![wanted(VIP4, 24, true), wanted(VIP6, 64, false)]
+}
+
+pub fn wanted(address: &str, prefix: u8, preferred: bool) -> Wanted {
+    Wanted { address: ip(address), prefix, preferred }
 }
 
 pub fn clock() -> Instant {
@@ -50,6 +63,13 @@ pub fn run(command: &str) -> String {
     let output = Command::new("sh").args(["-c", command]).output().expect("sh");
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("utf-8")
+}
+
+/// Hardware address of an interface.
+pub fn mac_of(namespace: &str, interface: &str) -> Mac {
+    let mac = run(&format!("ip netns exec {namespace} cat /sys/class/net/{interface}/address"));
+    let mac: Vec<u8> = mac.trim().split(':').map(|h| u8::from_str_radix(h, 16).expect("mac")).collect();
+    mac.try_into().expect("six bytes")
 }
 
 /// `here` has the node's own addresses on `va`, `there` is the neighbour that listens on `vb`.
@@ -74,6 +94,16 @@ impl Net {
         net
     }
 
+    /// The same with addresses for the neighbour, so that it can talk to this host.
+    pub fn with_neighbour(name: &str) -> Self {
+        let net = Self::new(name);
+        run(&format!(
+            "set -e; ip -n {0} addr add 10.79.0.9/24 dev vb; ip -n {0} addr add fd00:79::9/64 dev vb nodad",
+            net.there
+        ));
+        net
+    }
+
     /// Runs `f` on a thread inside the namespace `name`; threads it starts are inside, too.
     pub fn inside<T: Send + 'static>(name: &str, f: impl FnOnce() -> T + Send + 'static) -> T {
         let path = format!("/run/netns/{name}");
@@ -86,10 +116,14 @@ impl Net {
     }
 
     pub fn keeper(&self) -> (Arc<AddressKeeper>, Events) {
+        self.keeper_behind(gate())
+    }
+
+    pub fn keeper_behind(&self, gate: GateConfig) -> (Arc<AddressKeeper>, Events) {
         let events = Events::default();
         let sink = events.clone();
         let keeper = Self::inside(&self.here, move || {
-            AddressKeeper::start(ip(OWN), FENCETIME, clock, move |e| {
+            AddressKeeper::start(ip(OWN), FENCETIME, clock, Some(gate), move |e| {
                 eprintln!("{:?} {e:?}", clock());
                 sink.0.lock().expect("events").push(e);
             })
@@ -202,8 +236,7 @@ impl Capture {
             socket.set_read_timeout(Some(Duration::from_millis(50))).expect("timeout");
             socket
         });
-        let mac = run(&format!("ip netns exec {} cat /sys/class/net/va/address", net.here));
-        let mac: Vec<u8> = mac.trim().split(':').map(|h| u8::from_str_radix(h, 16).expect("mac")).collect();
+        let mac = mac_of(&net.here, "va");
         std::thread::spawn(move || {
             let mut buffer = [0; 2048];
             while !stopped.load(Ordering::Relaxed) {

@@ -1,11 +1,15 @@
 //! The address keeper against real kernels' network namespaces.
 
+mod answers;
+mod claims;
 mod fixture;
+mod gate;
 
 use baton_operator::net::{KeeperError, KeeperEvent, NetError, RemovalReason};
 use baton_replicator::types::{GroupName, Instant};
 use fixture::{
     Capture, FENCETIME, Heard, Heartbeat, Net, OWN, VIP4, VIP6, clock, group, ip, run, skip, vips, wait_for,
+    wanted,
 };
 use futures::executor::block_on;
 use std::process::{Child, Command, Stdio};
@@ -64,6 +68,31 @@ fn held_addresses_are_up_extended_and_announced() {
     assert_eq!(events.count(|e| matches!(e, KeeperEvent::Failed { .. } | KeeperEvent::Vanished { .. })), 0);
 }
 
+/// The kernel's own flag says whether it may choose the address as a source; a change of mind comes with the next lifetime.
+#[test]
+fn the_host_prefers_an_address_only_where_that_is_asked_for() {
+    if skip() {
+        return;
+    }
+    let net = Net::new("prefer");
+    let (keeper, _) = net.keeper();
+    let _heartbeat = Heartbeat::start(&keeper);
+    let deprecated = |address: &str| {
+        let line = net.line(address).expect("the address");
+        line.contains("deprecated") && line.contains("preferred_lft 0sec")
+    };
+    let source = || run(&format!("ip -n {} -6 route get fd00:79::77", net.here));
+    block_on(keeper.hold(group(), vec![wanted(VIP4, 24, false), wanted(VIP6, 64, true)])).expect("hold");
+    assert!(deprecated(VIP4), "{:?}", net.line(VIP4));
+    assert!(!deprecated(VIP6), "{:?}", net.line(VIP6));
+
+    // The same addresses, the other way round, without taking them away.
+    block_on(keeper.hold(group(), vips())).expect("hold");
+    wait_for(SOON, "said with the next lifetime", || !deprecated(VIP4) && deprecated(VIP6));
+    // fd00:79::5 is the node's own address.
+    assert!(source().contains("src fd00:79::5"), "{}", source());
+}
+
 #[test]
 fn fenced_at_serve_until_and_back_when_it_moves_on() {
     if skip() {
@@ -84,12 +113,15 @@ fn fenced_at_serve_until_and_back_when_it_moves_on() {
     assert!(keeper.addresses().iter().all(|a| !a.up), "still held");
 
     let capture = Capture::start(&net);
-    let _heartbeat = Heartbeat::start(&keeper);
+    let heartbeat = Heartbeat::start(&keeper);
     net.wait(VIP4, true, SOON);
     wait_for(SOON, "announced again", || capture.heard().requests >= 1);
 
+    // Nobody vouches again meanwhile, and it does not last until serve-until.
+    let until = heartbeat.stop();
     keeper.set_until(&group(), Instant::ZERO);
     net.wait(VIP4, false, SOON);
+    assert!(clock() < until, "taken away by the word, not by the time");
 }
 
 #[test]
@@ -167,7 +199,7 @@ fn strays_go_and_foreign_addresses_stay() {
     let net = Net::new("stray");
     let (keeper, _) = net.keeper();
     let _heartbeat = Heartbeat::start(&keeper);
-    block_on(keeper.hold(group(), vec![(ip(VIP6), 64)])).expect("hold");
+    block_on(keeper.hold(group(), vec![wanted(VIP6, 64, false)])).expect("hold");
     run(&format!(
         "ip -n {0} addr add 10.79.0.101/24 dev va valid_lft 60 preferred_lft 60; ip -n {0} addr add {VIP4}/24 dev va",
         net.here
@@ -188,7 +220,7 @@ fn strays_go_and_foreign_addresses_stay() {
     let other = GroupName::new("db").expect("group");
     keeper.set_until(&other, clock().plus(Duration::from_secs(60)));
     run(&format!("ip -n {} addr del {OWN}/24 dev va", net.here));
-    let nowhere = block_on(keeper.hold(other, vec![(ip("192.0.2.1"), 32)]));
+    let nowhere = block_on(keeper.hold(other, vec![wanted("192.0.2.1", 32, true)]));
     assert!(matches!(nowhere, Err(KeeperError::Net(NetError::NoInterface { .. }))), "{nowhere:?}");
 }
 
@@ -260,7 +292,8 @@ fn a_frozen_process_loses_its_addresses_by_kernel_lifetime() {
 #[test]
 #[ignore = "the child of another test"]
 fn child_that_holds() {
-    let keeper = baton_operator::net::AddressKeeper::start(ip(OWN), FENCETIME, clock, |_| {});
+    let keeper =
+        baton_operator::net::AddressKeeper::start(ip(OWN), FENCETIME, clock, Some(fixture::gate()), |_| {});
     let keeper = Arc::new(keeper.expect("keeper"));
     let _heartbeat = Heartbeat::start(&keeper);
     block_on(keeper.hold(group(), vips())).expect("hold");

@@ -16,8 +16,8 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, LazyLock, Mutex, mpsc};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 /// Everything here is over in a few seconds; this is when a test is stuck.
@@ -122,8 +122,11 @@ fn me() -> NodeName {
     NodeName::new("alpha").unwrap()
 }
 
+/// The same each time, and of today: one that is a day old is given up.
 fn message() -> Message {
-    test_message("demo", &me(), "operators", "2026-11-21T03:10:00Z")
+    static AT: LazyLock<String> =
+        LazyLock::new(|| humantime::format_rfc3339_seconds(SystemTime::now()).to_string());
+    test_message("demo", &me(), "operators", &AT)
 }
 
 fn mail(port: u16) -> Mail {
@@ -269,7 +272,12 @@ fn a_grey_list_is_waited_out_and_a_hanging_server_holds_nobody_up() {
         let quick_task = tokio::spawn(Arc::clone(&quick).run());
         quick.put(message()).await;
         let seen = until(&mut ear, |s| s.failed == 1).await;
-        assert!(seen.last_error.unwrap().contains("451") && seen.failing_since.is_some() && seen.queued == 1);
+        let error = seen.last_error.unwrap_or_default();
+        assert!(
+            error.contains("451") && seen.failing_since.is_some() && seen.queued == 1,
+            "{error}, {} queued",
+            seen.queued
+        );
         let seen = until(&mut ear, |s| s.delivered == 1).await;
         assert_eq!((seen.queued, seen.failed, &seen.last_error), (0, 2, &None));
         assert_eq!(slow_ear.borrow()[0].delivered, 0);

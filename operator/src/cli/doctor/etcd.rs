@@ -88,7 +88,8 @@ mod tests {
     fn member(n: u8, version: Option<&str>, leads: bool) -> MemberStatus {
         let warning = version.map_or(Some("connection refused".into()), version_warning);
         let endpoint = format!("http://10.77.0.2{n}:2379");
-        MemberStatus { endpoint, id: None, version: version.map(str::to_owned), leads, warning }
+        let version = version.map(str::to_owned);
+        MemberStatus { endpoint, version, leads, warning, ..MemberStatus::default() }
     }
 
     #[test]

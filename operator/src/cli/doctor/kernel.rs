@@ -15,7 +15,7 @@ struct Needed {
     optional: bool,
 }
 
-const NEEDED: [Needed; 7] = [
+const NEEDED: [Needed; 8] = [
     Needed {
         bit: 12,
         name: "NET_ADMIN",
@@ -43,6 +43,13 @@ const NEEDED: [Needed; 7] = [
         part: "replicator",
         for_what: "to mount the FUSE file and attach loop devices",
         optional: false,
+    },
+    Needed {
+        bit: 24,
+        name: "SYS_RESOURCE",
+        part: "replicator",
+        for_what: "to make a mounted ext4 filesystem larger when its volume grows",
+        optional: true,
     },
     Needed { bit: 27, name: "MKNOD", part: "replicator", for_what: "to make device nodes", optional: false },
     Needed {

@@ -10,6 +10,7 @@ mod disk;
 mod engine;
 mod etcd;
 mod kernel;
+mod memory;
 mod network;
 mod ports;
 mod report;
@@ -39,7 +40,7 @@ const FAMILY: Duration = Duration::from_secs(60);
 pub enum Family {
     /// The Docker engine.
     Engine,
-    /// Kernel version, control groups, capabilities.
+    /// Kernel version, control groups, capabilities, the replicator's memory.
     Kernel,
     /// FUSE and loop devices.
     Devices,
@@ -200,7 +201,11 @@ fn read_spec(path: &Path) -> Result<Spec, String> {
 async fn one(family: Family, client: &ApiClient, args: &DoctorArgs, known: &Known) -> Vec<Finding> {
     match family {
         Family::Engine => engine::check(&args.host.docker).await,
-        Family::Kernel => kernel::check(),
+        Family::Kernel => {
+            let mut all = kernel::check();
+            all.push(memory::check(known.status.as_ref()));
+            all
+        }
         Family::Devices => {
             let dir = args.host.run_dir.clone();
             blocking("devices", move || device::check(&dir)).await
@@ -216,7 +221,11 @@ async fn one(family: Family, client: &ApiClient, args: &DoctorArgs, known: &Know
             blocking("disk", move || vec![disk::fsync(&dir), disk::space(&state, volumes)]).await
         }
         Family::Etcd => etcd::check(&args.host.etcd).await,
-        Family::Network => check_network(known).await,
+        Family::Network => {
+            let mut all = check_network(known).await;
+            all.extend(network::fence_devices(known.status.as_ref()));
+            all
+        }
         Family::Secrets => disk::secrets(&args.host.secret_file),
     }
 }
@@ -287,7 +296,7 @@ async fn check_network(known: &Known) -> Vec<Finding> {
         .collect();
     let agent_runs = known.status.is_some();
     blocking("network", move || {
-        let mut all = vec![network::own_address(own, &host)];
+        let mut all = vec![network::own_address(own, &host), network::fencing()];
         for link in own_links.into_iter().filter(|link| *link != own) {
             all.push(network::own_address(link, &host));
         }

@@ -3,10 +3,12 @@
 
 use super::report::Finding;
 use super::sys;
+use crate::causes::chain;
 use crate::net::interface::{choose, own_link};
 use crate::net::netlink::{Link, Listed, Netlink};
-use crate::net::{frames::Mac, probe};
+use crate::net::{frames::Mac, gate, probe};
 use crate::spec::{Cidr, Timers};
+use crate::status::ClusterStatus;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
@@ -32,6 +34,54 @@ pub(super) async fn interfaces() -> Result<Interfaces, String> {
     let addresses = netlink.addresses().await.map_err(|e| e.to_string())?;
     let links = netlink.links().await.map_err(|e| e.to_string())?;
     Ok(Interfaces { addresses, links })
+}
+
+/// The kernel takes the rules that fence this host's addresses. They are made and removed in one transaction.
+pub(super) fn fencing() -> Finding {
+    judge_fencing(gate::probe("baton_doctor").map_err(|e| chain(&e)))
+}
+
+fn judge_fencing(outcome: Result<(), String>) -> Finding {
+    match outcome {
+        Ok(()) => Finding::ok(FAMILY, "fencing", "nftables takes the rules that fence this host's addresses"),
+        Err(why) => Finding::warning(
+            FAMILY,
+            "fencing",
+            format!("nftables refuses the rules ({why}); address lifetimes fence, about 2 s later"),
+            "Give the agent NET_ADMIN, and the host's kernel the modules nf_tables and nft_fib_inet.",
+        ),
+    }
+}
+
+/// The fence devices of the other nodes answer, as this host's agent was told last.
+pub(super) fn fence_devices(status: Option<&ClusterStatus>) -> Vec<Finding> {
+    let Some(status) = status else {
+        return vec![Finding::skipped(FAMILY, "fence devices", "no agent runs here that could ask them")];
+    };
+    let mut all = Vec::new();
+    for node in status.nodes.iter().filter(|n| n.name != status.node) {
+        for device in node.fence.iter().flat_map(|f| &f.devices) {
+            let check = format!("fence device {} of {}", device.name, node.name);
+            all.push(match device.answers {
+                Some(true) => Finding::ok(FAMILY, check, "answers"),
+                None => Finding::skipped(FAMILY, check, "has not been asked yet"),
+                Some(false) => Finding::failed(
+                    FAMILY,
+                    check,
+                    format!("does not answer: {}", device.said),
+                    "Mend the device, its address, user or password file; then 'baton fence --test'.",
+                ),
+            });
+        }
+    }
+    if all.is_empty() {
+        all.push(Finding::ok(
+            FAMILY,
+            "fence devices",
+            "no node has any; promises and the kernel's gate fence",
+        ));
+    }
+    all
 }
 
 /// This node's address is on an interface that is up.
@@ -254,6 +304,7 @@ fn judge_duplicate(check: String, interface: &str, answers: Result<Vec<Mac>, Str
 mod tests {
     use super::super::report::Verdict;
     use super::*;
+    use crate::status::{FenceDeviceStatus, FenceStatus};
 
     #[test]
     fn sizes_and_times() {
@@ -270,6 +321,34 @@ mod tests {
         let error = |kind: ErrorKind| judge_mtu("beta", Err(kind.into()), Timers::default())[0].verdict;
         assert_eq!(error(ErrorKind::PermissionDenied), Verdict::Skipped);
         assert_eq!(error(ErrorKind::NetworkUnreachable), Verdict::Failed);
+    }
+
+    #[test]
+    fn what_fences_is_said() {
+        assert_eq!(judge_fencing(Ok(())).verdict, Verdict::Ok);
+        let found = judge_fencing(Err("Operation not permitted".into()));
+        assert!(found.verdict == Verdict::Warning && found.found.contains("not permitted"), "{found:?}");
+    }
+
+    #[test]
+    fn a_fence_device_that_does_not_answer_is_a_failure() {
+        let mut status = crate::cli::fixture::healthy();
+        assert_eq!(fence_devices(None)[0].verdict, Verdict::Skipped);
+        assert_eq!(fence_devices(Some(&status))[0].verdict, Verdict::Ok);
+        let device = |answers| FenceDeviceStatus {
+            level: 1,
+            name: "fence_ipmilan 10.9.0.12".into(),
+            answers,
+            said: "exit code 1".into(),
+            asked: 5,
+        };
+        let devices = vec![device(Some(true)), device(Some(false)), device(None)];
+        let fence = FenceStatus { devices, running: None, last: None, off: false, done: 0, failed: 0 };
+        // A node does not ask its own.
+        status.nodes[0].fence = Some(fence.clone());
+        status.nodes[1].fence = Some(fence);
+        let verdicts: Vec<Verdict> = fence_devices(Some(&status)).iter().map(|f| f.verdict).collect();
+        assert_eq!(verdicts, [Verdict::Ok, Verdict::Failed, Verdict::Skipped]);
     }
 
     #[test]

@@ -78,7 +78,7 @@ fn a_running_takeover_shows_its_steps() {
     let mut status = fixture::healthy();
     status.groups[0].state = GroupState::Starting;
     let (mut model, now) = model(status.clone());
-    let step = |step: &str, ms| TakeoverStep { step: step.into(), ms };
+    let step = |step: &str, ms| TakeoverStep { step: step.into(), ms, ..TakeoverStep::default() };
     status.groups[0].under_way = Some(Takeover {
         kind: "takeover".into(),
         steps: vec![step("detect", 1502), step("decide", 14), step("volumes", 35)],

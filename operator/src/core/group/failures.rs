@@ -6,11 +6,13 @@
 //! `failure_timeout`. A person's word (a move to this node, another specification, the leader's node in standby mode)
 //! does not wait; nor does a takeover, if nobody else takes the group.
 //!
-//! Kept in memory only: an agent that restarts tries at once.
+//! The driver keeps them across restarts of the agent, until the host is rebooted. An agent that restarts tries once, at
+//! once; what fails then counts on.
 
 use super::{GroupCore, State};
 use crate::status::NodeMode;
 use baton_replicator::types::Instant;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// A group that failed with nowhere to go is tried again after this, doubled by each further failure: a container that
@@ -27,8 +29,8 @@ pub const FAILED_HERE: &str = "the group failed here a short while ago";
 const DOUBLINGS: u32 = 16;
 
 /// What happened to the group on this node.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Failures {
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failures {
     /// The last one, as a sentence.
     pub(super) why: String,
     count: u32,
@@ -38,6 +40,17 @@ pub(super) struct Failures {
 }
 
 impl GroupCore {
+    /// What failed here, to be kept across restarts of the agent.
+    #[must_use]
+    pub fn failures(&self) -> &Failures {
+        &self.failures
+    }
+
+    /// What failed here before the agent was restarted, in this boot of the host.
+    pub fn remember_failures(&mut self, failures: Failures) {
+        self.failures = failures;
+    }
+
     /// The group could not be started here.
     pub(super) fn failed(&mut self) {
         let why = self.run.reason.clone();

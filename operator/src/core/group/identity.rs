@@ -6,6 +6,9 @@
 
 use super::{Action, GroupCore, Severity};
 use crate::core::rules::Rule;
+use crate::status::GroupMemory;
+use baton_replicator::api::VolumeStatus;
+use baton_replicator::types::{DiskState, Epoch};
 
 impl GroupCore {
     /// Remembers the highest epoch durably, and judges whether the record is older than what is known.
@@ -71,6 +74,7 @@ impl GroupCore {
             }
             self.leader_rev = leader;
         }
+        self.note_former();
     }
 
     fn found_foreign(&mut self, why: String) {
@@ -93,6 +97,26 @@ impl GroupCore {
         let same = beat.is_some_and(|b| b.leading && b.insync_rev == insync.revision);
         if fresh && same && insync.value.epoch == *epoch && view.epoch() == self.known() {
             self.recover();
+        }
+    }
+
+    /// What this node remembers, for a person who has to find out which one holds everything.
+    pub(super) fn memory(&self) -> GroupMemory {
+        let record = self.view().and_then(|v| v.insync.as_ref()).map(|i| i.value.epoch);
+        let disks = self.volumes();
+        // Where nobody leads, a replica that lacks nothing says Consistent.
+        let good = |v: &VolumeStatus| matches!(v.disk, DiskState::UpToDate | DiskState::Consistent);
+        let complete = self.cfg.volumes.is_empty() || disks.is_some_and(|all| all.into_iter().all(good));
+        // What was acknowledged after the set was left is on others.
+        let left = self.durable.left == self.durable.served;
+        GroupMemory {
+            known: self.known(),
+            served: if left { Epoch::ZERO } else { self.durable.served },
+            record,
+            lost: record.is_none() && self.view().is_some() && self.known() != Epoch::ZERO,
+            foreign: self.foreign.clone(),
+            complete,
+            leads: self.state.leads(),
         }
     }
 

@@ -16,7 +16,10 @@ impl GroupCore {
         self.admission = None;
         self.handover = None;
         self.restarting = false;
-        self.preferred_ready = None;
+        self.preferred_ready.clear();
+        self.stranded.clear();
+        self.room = None;
+        self.in_place = self.durable.served == epoch;
         self.become_(State::Waiting, format!("{why} (epoch {epoch})"));
         self.adopt_record();
     }
@@ -46,12 +49,17 @@ impl GroupCore {
             self.adopt_record();
         }
         self.watch_preferred();
+        self.watch_company();
+        self.watch_room();
         if let Some(why) = self.must_release() {
             return self.release(&why);
         }
         let entitled = self.facts.beats.serve_until.is_some_and(|until| until > self.now);
         match self.state {
-            State::Waiting if entitled => self.start("entitled"),
+            State::Waiting if entitled => match self.waits_for_lead().or_else(|| self.rests()) {
+                None => self.start("entitled"),
+                Some(why) => self.reason = why,
+            },
             State::Waiting => self.reason = self.missing(),
             State::Starting | State::Serving | State::Failed if !entitled => {
                 let text = self.missing();
@@ -174,7 +182,12 @@ impl GroupCore {
         if target_reached && matches!(self.state, State::Serving | State::Failed) {
             return self.send(TxnKind::ClearTarget, LeaderWrite::Keep, None, true);
         }
-        if matches!(self.state, State::Serving | State::Failed) && entitled {
+        let settled = matches!(self.state, State::Serving | State::Failed);
+        // What is disabled, or in the wrong place, is not started up first, to be stopped then.
+        let ends = self.disabled().is_some() || self.stops_with().is_some();
+        let stops = matches!(self.state, State::Starting | State::Waiting) && ends;
+        let early = stops || (self.state == State::Waiting && self.follow().is_some());
+        if entitled && (settled || early) {
             self.step_wish();
         }
     }
@@ -215,6 +228,10 @@ impl GroupCore {
         let text =
             format!("leaves the in-sync set and goes on through its peers: volume {}: {why}", v.volume);
         self.out.push(Action::Event(Severity::Critical, text));
+        if self.durable.left != self.epoch {
+            self.durable.left = self.epoch;
+            self.persist();
+        }
         let me = self.cfg.me.clone();
         let insync = self.insync(|i| i.members.retain(|m| m.node != me));
         self.send(TxnKind::Remove(vec![me]), LeaderWrite::Keep, insync, false);

@@ -39,6 +39,7 @@ pub(super) enum Ask {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Ledger {
     op: Op,
     unsettled: bool,
@@ -228,6 +229,33 @@ impl Ledger {
         }
         if txn.clear_target {
             view.target = None;
+        }
+    }
+}
+
+#[cfg(test)]
+impl Ledger {
+    /// What may matter later, for the exhaustive check. A transaction on its way is written by whoever carries it.
+    pub(super) fn write_key(
+        &self,
+        key: &mut crate::core::sim::exhaustive::Key<'_>,
+        known_since: Instant,
+        lease: i64,
+    ) {
+        key.num(match self.op {
+            Op::Idle => 0,
+            Op::Reading { .. } => 1,
+            Op::Fencing { .. } => 2,
+            Op::Sent { .. } => 3,
+        });
+        for flag in [self.unsettled, self.stale, self.look, self.asked <= known_since] {
+            key.flag(flag);
+        }
+        key.left(self.retry_at);
+        key.age(self.answered, 1);
+        key.flag(self.view.is_some());
+        if let Some(view) = &self.view {
+            key.record(view, lease);
         }
     }
 }

@@ -24,30 +24,39 @@
 //!
 //! If the process dies, [`Durable`] and etcd decide whether the group is resumed in place.
 
+#[cfg(test)]
+mod canon;
 mod failures;
+mod fencing;
+mod gateway;
 mod handover;
 mod identity;
 mod leader;
 mod ledger;
+mod placement;
 mod retire;
 mod standby;
 mod state;
 #[cfg(test)]
 mod tests;
+mod together;
 mod types;
 mod volumes;
 
-pub use failures::FAILED_HERE;
+pub use failures::{FAILED_HERE, Failures};
+pub use fencing::{FenceOutcome, Fencing};
+pub use placement::Placing;
 pub use state::State;
+pub use together::{Leaving, Told};
 pub use types::{Action, AfterPowerLoss, EtcdFacts, Event, Facts, GroupConfig, GroupView, Retire, Severity};
 
 use crate::core::promises::{GroupFacts, Intent, Part};
 use crate::core::record::{Durable, Record};
-use crate::core::rules::{Rule, Rules};
+use crate::core::rules::{Detail, Rule, Rules};
 use crate::core::runtime::{Goal, Phase, RunReport};
-use crate::status::GroupState;
+use crate::status::{GroupState, NodeMode};
 use baton_replicator::api::VolumeStatus;
-use baton_replicator::types::{BootId, Epoch, Instant, Member, NodeName, VolumeName};
+use baton_replicator::types::{BootId, Epoch, GroupName, Instant, Member, NodeName, TermId, VolumeName};
 use ledger::{Ask, Ledger};
 use std::collections::BTreeMap;
 
@@ -64,9 +73,12 @@ struct Handover {
     stopped: Option<Instant>,
     sent: bool,
     failed: Option<String>,
+    /// The group cannot stay here: if it cannot be stopped in time, this node is fenced.
+    must: bool,
 }
 
 /// Leadership of one group on one node.
+#[cfg_attr(test, derive(Clone))]
 pub struct GroupCore {
     cfg: GroupConfig,
     rules: Rules,
@@ -99,11 +111,23 @@ pub struct GroupCore {
     /// The epoch of a record that a person vouched for although a later one is known.
     vouched: Option<Epoch>,
     failures: failures::Failures,
+    gateways: gateway::Gateways,
+    fences: fencing::Fences,
     /// No handover is tried before this.
     move_at: Instant,
-    /// Since when the preferred node has been ready without a break.
-    preferred_ready: Option<Instant>,
+    /// Since when each more preferred node has been ready without a break.
+    preferred_ready: BTreeMap<NodeName, Instant>,
     restarting: bool,
+    /// Other groups on this node, as far as this one goes with them or keeps away from them.
+    others: BTreeMap<GroupName, Told>,
+    /// Where the group is to go, and since when those that go with it know.
+    leaving: Option<(Leaving, Instant)>,
+    /// Groups that go with this one and cannot run here: where they could, and since when.
+    stranded: BTreeMap<GroupName, (NodeName, Instant)>,
+    /// A node that leads fewer groups to be kept away from, and since when it has been ready.
+    room: Option<(NodeName, Instant)>,
+    /// Led again after a restart of the agent: what runs need not wait.
+    in_place: bool,
     note: Option<String>,
     out: Vec<Action>,
 }
@@ -150,9 +174,16 @@ impl GroupCore {
             foreign: None,
             vouched: None,
             failures: failures::Failures::default(),
+            gateways: gateway::Gateways::default(),
+            fences: fencing::Fences::default(),
             move_at: Instant::ZERO,
-            preferred_ready: None,
+            preferred_ready: BTreeMap::new(),
             restarting: false,
+            others: BTreeMap::new(),
+            leaving: None,
+            stranded: BTreeMap::new(),
+            room: None,
+            in_place: false,
             note: None,
             out: Vec::new(),
         }
@@ -162,11 +193,23 @@ impl GroupCore {
     pub fn handle(&mut self, event: Event, now: Instant, random: u64) -> Vec<Action> {
         if now.since(self.now) > self.cfg.timers.warntime {
             self.awake_since = now;
+            if self.rules.on(Rule::Gap) {
+                // What it knows is of before the gap, silence and record alike: etcd may have been restored meanwhile.
+                self.silence_from = now;
+                self.ledger.mark_stale();
+            }
         }
         self.now = now;
         self.random = random;
         match event {
-            Event::Tick(facts) => self.facts = *facts,
+            Event::Tick(facts) => {
+                if facts.etcd.reachable && !self.facts.etcd.reachable {
+                    // It may be another one than before.
+                    self.ledger.mark_stale();
+                }
+                self.facts = *facts;
+                self.forget_fences();
+            }
             Event::Record(id, record) => {
                 if self.ledger.on_read(id, record.map(|r| *r), now) {
                     self.on_view();
@@ -178,7 +221,10 @@ impl GroupCore {
             Event::Replicas(replicas) => self.on_replicas(replicas),
             Event::VolumeSet(volume, result) => self.on_volume_set(&volume, result),
             Event::Run(report) => self.run = report,
+            Event::Gateways(own, others) => self.gateways(own, others),
+            Event::Others(others) => self.others = others,
             Event::Restarting => self.restarting = true,
+            Event::NodeFenced(id, outcome) => self.on_fenced(id, outcome),
             Event::Recover => self.recover(),
             Event::Configured(cfg) => self.configured(*cfg),
         }
@@ -212,8 +258,14 @@ impl GroupCore {
             ready: self.fit().is_ok(),
             state: self.group_state() as u8,
             boot: self.boot().unwrap_or(BootId(0)),
-            insync_rev: self.view().and_then(|v| v.insync.as_ref()).map_or(0, |i| i.revision),
+            insync_rev: self.record_told(),
         }
+    }
+
+    /// The revision of the record as others may rely on it: a leader does not vouch for what it found in a foreign etcd.
+    fn record_told(&self) -> i64 {
+        let own = self.foreign.is_none() || !self.rules.keeps(Detail::WrittenRecord);
+        self.view().filter(|_| own).and_then(|v| v.insync.as_ref()).map_or(0, |i| i.revision)
     }
 
     /// What the runtime should do.
@@ -222,16 +274,26 @@ impl GroupCore {
         let over = |limit| self.now.since(self.since) >= limit;
         match self.state {
             State::Joining => Goal::Hold,
+            State::Standby | State::Campaigning if self.stays_hot() => Goal::Standby,
             State::Standby | State::Campaigning => Goal::Stop { force: true },
             // Resumed in place: the first promises come within a few keepalives.
             State::Waiting if over(self.cfg.timers.warntime) => Goal::Fence,
             State::Waiting => Goal::Hold,
             State::Serving if self.left_alone() => Goal::Hold,
-            State::Starting | State::Serving => Goal::Run { epoch: self.epoch, format: self.fresh() },
+            State::Starting | State::Serving => {
+                let (format, takeover) = (self.fresh(), !self.handed && !self.fresh());
+                Goal::Run { epoch: self.epoch, format, takeover }
+            }
             State::Fenced if over(self.cfg.timers.fence_stop) => Goal::Stop { force: true },
             State::Fenced => Goal::Fence,
             State::HandingOver | State::Failed => Goal::Stop { force: false },
         }
+    }
+
+    /// Services run here although another node leads: not for a person who has taken this node out of service.
+    fn stays_hot(&self) -> bool {
+        let standby = self.view().is_some_and(|v| v.mode(&self.cfg.me) == NodeMode::Standby);
+        self.cfg.hot && !standby && self.retiring().is_none() && self.disabled().is_none()
     }
 
     /// The group as this core sees it.
@@ -259,8 +321,10 @@ impl GroupCore {
             members: view.map(|v| v.members().to_vec()).unwrap_or_default(),
             required: if self.state.leads() { self.required() } else { Vec::new() },
             target: view.and_then(|v| v.target.clone()),
+            wish: view.map(|v| v.wish.clone()).unwrap_or_default(),
             boot: self.boot(),
             ready: self.fit(),
+            memory: self.memory(),
         }
     }
 
@@ -332,6 +396,11 @@ impl GroupCore {
             self.handover = None;
             self.restarting = false;
         }
+        if next == State::HandingOver {
+            self.in_place = false;
+        } else {
+            self.leaving = None;
+        }
         self.state = next;
         self.since = self.now;
     }
@@ -355,6 +424,18 @@ impl GroupCore {
             }
         }
         best
+    }
+
+    /// The next epoch. The last number is never reached by counting: who says it is damaged, and nothing can follow.
+    fn next_epoch(&self) -> Result<Epoch, String> {
+        let known = self.known();
+        let number = known.number.checked_add(1).ok_or_else(|| {
+            format!(
+                "no epoch can follow {}: etcd's record, a replica's metadata or a heartbeat is damaged",
+                known.number
+            )
+        })?;
+        Ok(Epoch { number, term: TermId(self.random) })
     }
 
     fn persist(&mut self) {

@@ -6,7 +6,7 @@
 //! a standby that never campaigns until the leader has taken it out of the in-sync set and of the candidates: only
 //! then may it stop acknowledging, because only then does nobody wait for it.
 
-use super::{GroupConfig, GroupCore, Handover, Retire, State};
+use super::{GroupConfig, GroupCore, Handover, Leaving, Retire, State};
 
 impl GroupCore {
     /// Takes a changed specification over. Epochs, promises and the record are not touched: what differs from them
@@ -28,13 +28,19 @@ impl GroupCore {
         })
     }
 
-    /// Begins to stop a group that is gone; true if so.
+    /// Begins to stop a group that is gone or disabled; true if so.
     pub(super) fn stop_for_good(&mut self) -> bool {
-        if self.cfg.retire != Some(Retire::Group) || !self.facts.etcd.reachable {
-            return false;
+        let gone = self.retiring().filter(|_| self.cfg.retire == Some(Retire::Group)).map(str::to_owned);
+        let disabled = self.disabled();
+        // Who disables a group that cannot be stopped in order does not want it started again.
+        let must = gone.is_none();
+        let why = gone.or(disabled).or_else(|| self.stops_with());
+        let Some(why) = why.filter(|_| self.facts.etcd.reachable) else { return false };
+        if !self.company_gone(Leaving::Stop, true) {
+            return true;
         }
-        self.handover = Some(Handover { to: None, stopped: None, sent: false, failed: None });
-        self.become_(State::HandingOver, "stops: the group is no longer in the specification");
+        self.handover = Some(Handover { to: None, stopped: None, sent: false, failed: None, must });
+        self.become_(State::HandingOver, format!("stops: {why}"));
         true
     }
 

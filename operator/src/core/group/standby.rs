@@ -5,10 +5,10 @@
 
 use super::{Action, GroupCore, Severity, State};
 use crate::core::record::{Durable, InSync, LeaderKey, LeaderWrite, LeaseRef, LongPromise, TxnKind};
-use crate::core::rules::Rule;
+use crate::core::rules::{Detail, Rule};
 use crate::core::runtime::Phase;
 use crate::status::NodeMode;
-use baton_replicator::types::{Epoch, Member, NodeName, TermId};
+use baton_replicator::types::{Epoch, Member, NodeName};
 use std::time::Duration;
 
 /// Lead of a more preferred node over the next one when both could take over: a few round trips to etcd.
@@ -57,7 +57,10 @@ impl GroupCore {
             self.resign_if_unfit();
         }
         match self.eligible() {
-            Ok(path) => self.become_(State::Campaigning, format!("{}: stops acknowledging", path.why())),
+            Ok(path) => match self.fenced_first(path) {
+                Ok(()) => self.become_(State::Campaigning, format!("{}: stops acknowledging", path.why())),
+                Err(why) => self.reason = why,
+            },
             Err(why) => self.reason = why,
         }
     }
@@ -73,6 +76,10 @@ impl GroupCore {
             Ok(path) => path,
             Err(why) => return self.become_(State::Standby, why),
         };
+        // The path may be another one by now.
+        if let Err(why) = self.fenced_first(path) {
+            return self.become_(State::Standby, why);
+        }
         let beats = &self.facts.beats;
         // The intent must be in force first: a heartbeat acknowledged now would be a fresh promise.
         let promised = self.now < beats.promised_until && path != Path::Released;
@@ -85,7 +92,7 @@ impl GroupCore {
     /// Sends the takeover.
     fn take_over(&mut self, path: Path) {
         let Some(boot) = self.boot() else { return };
-        let epoch = Epoch { number: self.known().number + 1, term: TermId(self.random) };
+        let Ok(epoch) = self.next_epoch() else { return }; // Then nobody is eligible.
         let me = Member { node: self.cfg.me.clone(), boot };
         let mut members = vec![me.clone()];
         if path == Path::Slow && !self.rules.on(Rule::WinnerAlone) {
@@ -218,6 +225,9 @@ impl GroupCore {
         if !self.run.prepared {
             return Err("its containers are not prepared yet".into());
         }
+        if let Some(why) = &self.run.unready {
+            return Err(why.clone());
+        }
         Ok(())
     }
 
@@ -235,15 +245,21 @@ impl GroupCore {
         if let Some(why) = self.retiring() {
             return Err(why.into());
         }
+        if let Some(why) = self.disabled() {
+            return Err(why);
+        }
         if self.run.phase != Phase::Stopped {
             return Err("what ran here before is still being stopped".into());
         }
-        Ok(())
+        self.next_epoch().map(drop)
     }
 
     /// Whether this node may take over now, and on which path; else why not.
     pub(super) fn eligible(&self) -> Result<Path, String> {
         let path = self.path()?;
+        if path != Path::Released {
+            self.makes_room()?;
+        }
         self.unfit_volume().map_or(Ok(path), Err)
     }
 
@@ -258,6 +274,7 @@ impl GroupCore {
             return Err("this node has no lease in etcd yet".into());
         }
         self.able()?;
+        self.with_lead()?;
         if self.boot().is_none() {
             return Err(SILENT_REPLICATOR.into());
         }
@@ -310,7 +327,12 @@ impl GroupCore {
             return Err(format!("has promised {of} a longer absence for its restart"));
         }
         let silent = self.now.since(since);
-        if silent < self.cfg.timers.deadtime {
+        let enough = if self.rules.keeps(Detail::Deadtime) {
+            self.cfg.timers.deadtime
+        } else {
+            self.cfg.timers.warntime
+        };
+        if silent < enough {
             return Err(format!("stands by: {of} was heard holding the group within deadtime"));
         }
         if self.unfit() && silent < self.cfg.timers.deadtime * 2 {
@@ -355,6 +377,10 @@ impl GroupCore {
     /// More preferred nodes go first; at a cold start the others wait for them up to `initdead`.
     fn precedence(&self) -> Result<(), String> {
         let Some(view) = self.view() else { return Ok(()) };
+        // Who goes with another group goes where that is.
+        if self.cfg.placing.with.is_some() {
+            return Ok(());
+        }
         let data = !self.cfg.volumes.is_empty();
         let qualified =
             |n: &NodeName| !data || view.insync.is_none() || view.members().iter().any(|m| m.node == *n);
@@ -394,7 +420,7 @@ impl GroupCore {
         self.silence("nobody")?;
         self.precedence()?;
         let waited = self.now.since(self.started) >= self.cfg.timers.initdead;
-        let first = self.order().first() == Some(&self.cfg.me);
+        let first = self.cfg.placing.with.is_some() || self.order().first() == Some(&self.cfg.me);
         if first || waited {
             return Ok(Path::First);
         }

@@ -18,6 +18,7 @@ fn ms(n: u64) -> Instant {
 }
 
 const EPOCH: Epoch = Epoch { number: 3, term: TermId(3) };
+const LAST: Epoch = Epoch { number: u64::MAX, term: TermId(9) };
 
 fn config() -> GroupConfig {
     GroupConfig {
@@ -26,8 +27,12 @@ fn config() -> GroupConfig {
         nodes: vec![node("a"), node("b")],
         prefer: vec![],
         volumes: vec![VolumeName::new("store").expect("name")],
-        auto_failback: false,
+        placing: Default::default(),
         failure_timeout: Duration::from_secs(600),
+        stop_timeout: Duration::from_secs(60),
+        hot: false,
+        gateway_hold: Duration::from_secs(10),
+        fencing: Fencing::default(),
         after_power_loss: AfterPowerLoss::Wait,
         timers: Timers::default(),
         retire: None,
@@ -58,57 +63,30 @@ fn record(leader: Option<&str>, epoch: Epoch) -> Record {
         insync: Some(Versioned { value, revision: 10, lease: 0 }),
         fence_rev: 5,
         target: None,
+        wish: Default::default(),
         nodes: BTreeMap::from([(node("a"), keys.clone()), (node("b"), keys)]),
     }
 }
 
 fn replica(role: Role) -> VolumeStatus {
     let peer = PeerStatus {
-        node: node("a"),
         connection: ConnectionState::Connected,
-        reason: None,
         boot: Some(BootId(1)),
         disk: DiskState::UpToDate,
         resynced: true,
         settled: true,
-        dirty_bytes: 0,
-        unacked_bytes: 0,
-        oldest_unacked_ms: 0,
-        lag_us: 0,
-        resync: None,
-        copied_bytes: 0,
-        spared_bytes: 0,
-        apart: None,
-        protocol: Default::default(),
-        link: None,
+        ..PeerStatus::unknown(node("a"))
     };
     VolumeStatus {
-        volume: VolumeName::new("store").expect("name"),
-        group: GroupName::new("web").expect("name"),
         size_bytes: 4096,
         role,
         epoch: EPOCH,
         disk: DiskState::UpToDate,
-        disk_reason: None,
-        full: false,
-        membership: None,
         generation: Generation(1),
         boot: BootId(2),
-        device: None,
-        held: false,
-        filesystem: None,
-        frozen: None,
-        frozen_since: None,
         required: vec![member("a", 1)],
         peers: vec![peer],
-        activity_log_extents: 0,
-        counters: Default::default(),
-        alarms: Vec::new(),
-        verify: None,
-        resync_paused: false,
-        snapshots: Vec::new(),
-        export: None,
-        clients: None,
+        ..VolumeStatus::unknown(VolumeName::new("store").expect("name"), GroupName::new("web").expect("name"))
     }
 }
 
@@ -141,6 +119,12 @@ struct Stage {
 impl Stage {
     fn feed(&mut self, event: Event) {
         self.actions = self.core.handle(event, ms(self.now), 0x5eed);
+    }
+
+    /// Time passes in which nothing happens, without a gap of the clock.
+    fn pass(&mut self, to: u64) {
+        self.now = to;
+        self.core.now = ms(to);
     }
 
     fn asked(&self, which: fn(&Action) -> Option<u64>) -> u64 {
@@ -185,7 +169,7 @@ impl Stage {
             }
             State::Campaigning => {
                 let mut s = Self::at(State::Standby);
-                s.now = 1700;
+                s.pass(1700);
                 s.feed(tick(1700, None, 10, EPOCH));
                 s
             }
@@ -204,8 +188,13 @@ impl Stage {
             }
             State::HandingOver => {
                 let mut s = serving();
-                s.core.handover =
-                    Some(Handover { to: Some(node("a")), stopped: None, sent: false, failed: None });
+                s.core.handover = Some(Handover {
+                    to: Some(node("a")),
+                    stopped: None,
+                    sent: false,
+                    failed: None,
+                    must: false,
+                });
                 s.core.become_(State::HandingOver, "a test");
                 s
             }
@@ -235,6 +224,8 @@ fn events() -> Vec<(&'static str, Event)> {
         ("tick, not entitled", tick(1500, Some(100), 0, EPOCH)),
         ("tick, silence", tick(5000, None, 0, EPOCH)),
         ("tick, higher epoch", tick(1500, None, 1500, higher)),
+        ("tick, the last epoch there is", tick(1500, None, 1500, LAST)),
+        ("a record of the last epoch", Event::Record(999, Some(Box::new(record(None, LAST))))),
         ("no record", Event::Record(999, None)),
         ("a record nobody asked for", Event::Record(999, Some(Box::new(record(None, higher))))),
         ("fence written", Event::Fence(999, true)),
@@ -262,6 +253,51 @@ fn events() -> Vec<(&'static str, Event)> {
     ]
 }
 
+/// Something damaged names the last number there is: nobody counts past it, and status says why nobody leads.
+/// What it knew is of before the gap: the leader may be heard at the next look, and etcd may have been restored.
+#[test]
+fn after_a_gap_and_when_etcd_is_back_the_record_is_read_before_anything_is_decided_on_it() {
+    let reads = |s: &Stage| s.actions.iter().any(|a| matches!(a, Action::Read(_)));
+    let mut s = Stage::at(State::Standby);
+    s.now = 1700;
+    s.feed(tick(1700, None, 10, EPOCH));
+    assert!(s.core.state() == State::Standby && reads(&s), "{}", s.core.view_of().reason);
+
+    let mut s = Stage::at(State::Standby);
+    let Event::Tick(mut away) = tick(1600, None, 10, EPOCH) else { unreachable!() };
+    away.etcd.reachable = false;
+    s.pass(1600);
+    s.feed(Event::Tick(away));
+    assert!(s.core.state() == State::Standby && !reads(&s), "{}", s.core.view_of().reason);
+    s.pass(1700);
+    s.feed(tick(1700, None, 10, EPOCH));
+    assert!(s.core.state() == State::Standby && reads(&s), "{}", s.core.view_of().reason);
+}
+
+#[test]
+fn nobody_leads_after_the_last_epoch() {
+    let stand = |last: Epoch| {
+        let (mut s, mut sent) = (Stage::at(State::Standby), 0);
+        for now in [1700, 1750, 9000, 9050, 9100] {
+            s.pass(now);
+            s.feed(tick(now, None, 10, last));
+            sent += s.actions.iter().filter(|a| matches!(a, Action::Txn(_))).count();
+            let read = s.actions.iter().find_map(|a| if let Action::Read(id) = a { Some(*id) } else { None });
+            if let Some(id) = read {
+                s.feed(Event::Record(id, Some(Box::new(record(None, last)))));
+            }
+        }
+        (s, sent)
+    };
+    let (s, sent) = stand(LAST);
+    assert_eq!((s.core.state(), sent), (State::Standby, 0));
+    let reason = s.core.view_of().reason;
+    assert!(reason.contains("no epoch can follow 18446744073709551615"), "{reason}");
+    assert!(s.core.fit().is_err_and(|why| why == reason), "and it offers itself to nobody");
+    let (s, sent) = stand(Epoch { number: u64::MAX - 1, ..LAST });
+    assert_eq!((s.core.state(), sent), (State::Campaigning, 1), "one is left: {}", s.core.view_of().reason);
+}
+
 /// Every state takes every event, twice, without leaving the legality table (which `become_` asserts), and what
 /// it says then fits where it stands.
 #[test]
@@ -271,7 +307,8 @@ fn every_state_takes_every_event() {
         for (name, event) in events() {
             let mut s = Stage::at(state);
             for _ in 0..2 {
-                s.now = s.now.max(1500) + 50;
+                let now = s.now.max(1500) + 50;
+                s.pass(now);
                 s.feed(event.clone());
                 let core = &s.core;
                 let intent = core.intent();
@@ -338,7 +375,7 @@ fn serving_is_left_at_once_when_the_deadline_has_passed() {
 #[test]
 fn without_a_lease_no_key_is_ever_written() {
     let mut s = Stage::at(State::Standby);
-    s.now = 3000;
+    s.pass(3000);
     let Event::Tick(mut facts) = tick(3000, None, 0, EPOCH) else { unreachable!() };
     facts.etcd.lease = 0;
     s.feed(Event::Tick(facts));
@@ -396,7 +433,7 @@ fn a_group_that_is_gone_is_stopped_in_order_and_nobody_takes_it_over() {
     assert!(matches!(s.core.intent().part, Part::Standby { acknowledge: true, .. }));
     assert!(!s.core.retired(), "the leader still counts on it");
     s.look(record(None, EPOCH));
-    s.now = 9000;
+    s.pass(9000);
     s.feed(tick(9000, None, 0, EPOCH));
     assert_eq!(s.core.state(), State::Standby, "{}", s.core.view_of().reason);
     assert!(s.core.retired());
@@ -464,4 +501,73 @@ fn a_leader_whose_replica_came_back_marked_gives_way() {
     assert_eq!((resign.kind, resign.leader), (TxnKind::Resign, crate::core::record::LeaderWrite::Delete));
     s.feed(Event::Txn(resign.id, Outcome::Committed { revision: 30 }));
     assert_eq!((s.core.state(), s.core.goal()), (State::Standby, Goal::Stop { force: true }));
+}
+
+/// An emptied etcd, and nobody leads: a replica that lacks nothing says Consistent there.
+#[test]
+fn a_consistent_replica_is_complete_where_nobody_leads() {
+    let complete = |disk: DiskState| {
+        let mut s = Stage::join(EPOCH, record(None, EPOCH), Role::Secondary);
+        s.feed(Event::Replicas(Some(vec![VolumeStatus { disk, ..replica(Role::Secondary) }])));
+        let memory = s.core.memory();
+        assert_eq!(memory.served, EPOCH, "{disk:?}");
+        memory.complete
+    };
+    assert!(complete(DiskState::UpToDate) && complete(DiskState::Consistent));
+    for disk in [DiskState::Outdated, DiskState::Inconsistent, DiskState::Diskless, DiskState::Failed] {
+        assert!(!complete(disk), "{disk:?}");
+    }
+}
+
+/// What was acknowledged after a leader had left the set is on others: it is not the one to start from, whatever its disk
+/// says when it is back.
+#[test]
+fn a_leader_that_left_the_set_remembers_it() {
+    let mut s = Stage::at(State::Serving);
+    assert_eq!(s.core.memory().served, EPOCH);
+    s.now = 200;
+    let gone = VolumeStatus {
+        disk: DiskState::Diskless,
+        disk_reason: Some("Input/output error".into()),
+        membership: Some(baton_replicator::api::Membership::Member),
+        ..replica(Role::Primary)
+    };
+    s.feed(tick(200, Some(1200), 10, EPOCH));
+    s.feed(Event::Replicas(Some(vec![gone])));
+    assert_eq!(s.txn().kind, TxnKind::Remove(vec![node("b")]));
+    let kept = s.actions.iter().position(|a| matches!(a, Action::Persist(d) if d.left == EPOCH));
+    let sent = s.actions.iter().position(|a| matches!(a, Action::Txn(_)));
+    assert!(kept.is_some_and(|at| Some(at) < sent), "durable before it is asked for: {:?}", s.actions);
+    assert_eq!(s.core.memory().served, Epoch::ZERO);
+}
+
+/// A former leader that was heard to hold nothing, and falls silent much later, is switched off like any other.
+#[test]
+fn the_wait_for_a_fence_begins_anew_with_each_suspicion() {
+    use super::standby::Path;
+    use crate::core::promises::PeerFacts;
+    let mut s = Stage::at(State::Standby);
+    s.core.cfg.fencing.nodes.insert(node("a"), Duration::from_secs(20));
+    assert!(s.core.fenced_first(Path::Slow).is_err(), "asks");
+    s.core.on_fenced(1, FenceOutcome::Busy("somebody else fences".into()));
+    let group = s.core.cfg.group.clone();
+    let beat = crate::core::beat::GroupBeat {
+        group: group.clone(),
+        epoch: EPOCH,
+        leading: false,
+        holds: false,
+        released: None,
+        ask_ms: None,
+        ready: false,
+        state: 0,
+        boot: BootId(1),
+        insync_rev: 10,
+        ack: None,
+    };
+    let groups = BTreeMap::from([(group, beat)]);
+    let heard = PeerFacts { heard: Some(s.core.now), groups, ..PeerFacts::default() };
+    s.core.facts.peers = Arc::new(BTreeMap::from([(node("a"), heard)]));
+    assert_eq!(s.core.fenced_first(Path::Slow), Ok(()), "it gave up");
+    s.core.now = ms(120_000);
+    assert!(s.core.fenced_first(Path::Slow).is_err_and(|why| why.contains("switches a off")));
 }

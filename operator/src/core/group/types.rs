@@ -1,11 +1,11 @@
 //! What goes into and comes out of the leadership core.
 
-use super::State;
+use super::{FenceOutcome, Fencing, Placing, State, Told};
 use crate::core::promises::{GroupFacts, PeerFacts};
-use crate::core::record::{Durable, Outcome, Record, Txn};
+use crate::core::record::{Durable, GroupWish, Outcome, Record, Txn};
 use crate::core::runtime::RunReport;
 use crate::core::timing::Timers;
-use crate::status::GroupState;
+use crate::status::{GroupMemory, GroupState};
 use baton_replicator::api::{Desired, VolumeStatus};
 use baton_replicator::types::{BootId, Epoch, GroupName, Instant, Member, NodeName, VolumeName};
 use std::collections::BTreeMap;
@@ -35,10 +35,18 @@ pub struct GroupConfig {
     pub prefer: Vec<NodeName>,
     /// Its volumes; empty for a group without data.
     pub volumes: Vec<VolumeName>,
-    /// Hand the group back to the most preferred node once that is ready.
-    pub auto_failback: bool,
+    /// What moves the group although nothing is wrong.
+    pub placing: Placing,
     /// Failures of the group on this node that are older do not count; no pause after one is longer.
     pub failure_timeout: Duration,
+    /// Bound of a stop in order.
+    pub stop_timeout: Duration,
+    /// Some of its services run on standbys, too.
+    pub hot: bool,
+    /// For how long another node must have reached more gateways before the group follows.
+    pub gateway_hold: Duration,
+    /// Fencing of a former leader from outside.
+    pub fencing: Fencing,
     /// See [`AfterPowerLoss`].
     pub after_power_loss: AfterPowerLoss,
     /// The timers.
@@ -97,8 +105,16 @@ pub enum Event {
     VolumeSet(VolumeName, Result<(), String>),
     /// The runtime's state.
     Run(RunReport),
+    /// How many of the group's gateways each node reaches: this one, and those of the others that were heard lately and
+    /// say so.
+    Gateways(Option<u8>, BTreeMap<NodeName, u8>),
+    /// What other groups' cores on this node say, as far as this group goes with them or keeps away from them, or they with
+    /// or from it.
+    Others(BTreeMap<GroupName, Told>),
     /// The agent is about to restart in order: ask for longer promises.
     Restarting,
+    /// Answer to [`Action::FenceNode`].
+    NodeFenced(u64, FenceOutcome),
     /// A person vouches for the etcd that answers now (`baton recover`).
     Recover,
     /// The specification changed. Group, node and volumes are the same as before.
@@ -129,6 +145,18 @@ pub enum Action {
     Txn(Txn),
     /// Tell the replicator what a volume should be.
     SetVolume(VolumeName, Desired),
+    /// Switch a node off by its external fence agents, if nobody else fences and leader and in-sync record are still at these
+    /// revisions (0 = absent).
+    FenceNode {
+        /// Comes back in the answer.
+        id: u64,
+        /// The node.
+        node: NodeName,
+        /// mod_revision of the leader key.
+        leader: i64,
+        /// mod_revision of the in-sync record.
+        insync: i64,
+    },
     /// Tell people: history, log, notifications.
     Event(Severity, String),
 }
@@ -154,8 +182,12 @@ pub struct GroupView {
     pub required: Vec<Member>,
     /// The target asked for.
     pub target: Option<NodeName>,
+    /// Whether it is pinned or disabled.
+    pub wish: GroupWish,
     /// Boot id of this node for the group.
     pub boot: Option<BootId>,
     /// Could take over now, apart from the leader being alive.
     pub ready: Result<(), String>,
+    /// What this node remembers of the group itself, beside what etcd says.
+    pub memory: GroupMemory,
 }

@@ -5,8 +5,8 @@
 //! reports; one command per volume is on its way at most, so that an old one can never overtake a newer.
 
 use super::{Action, GroupCore, State};
-use crate::core::record::{LeaderKey, Versioned};
-use crate::core::rules::Rule;
+use crate::core::record::{LeaderKey, TxnKind, Versioned};
+use crate::core::rules::{Detail, Rule};
 use crate::core::runtime::Phase;
 use baton_replicator::api::{Desired, Membership, PeerStatus, VolumeStatus};
 use baton_replicator::types::{
@@ -21,7 +21,7 @@ const RETRY: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Call {
     in_flight: bool,
-    retry_at: Instant,
+    pub(super) retry_at: Instant,
     pub(super) error: Option<String>,
 }
 
@@ -228,7 +228,11 @@ impl GroupCore {
 
     /// The in-sync set without this node. While etcd answers with a foreign record, the last trusted one.
     pub(super) fn members(&self) -> Vec<Member> {
-        self.set.iter().filter(|m| m.node != self.cfg.me).cloned().collect()
+        let leaves = |m: &&Member| match self.ledger.in_flight() {
+            Some(TxnKind::Remove(nodes)) if !self.rules.keeps(Detail::MemberStays) => nodes.contains(&m.node),
+            _ => false,
+        };
+        self.set.iter().filter(|m| m.node != self.cfg.me && !leaves(m)).cloned().collect()
     }
 
     /// Candidates outside of E: only a group without volumes has such that could win.

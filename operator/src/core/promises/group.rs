@@ -2,7 +2,7 @@
 
 use super::{GAP_WINDOW, Given, Group, Part, Peer, Promise};
 use crate::core::beat::{Ack, GroupBeat};
-use crate::core::rules::{Rule, Rules};
+use crate::core::rules::{Detail, Rule, Rules};
 use crate::core::timing::Timers;
 use baton_replicator::types::{EpochRelation, Instant, NodeName};
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl Group {
             promise_ms: u32::try_from(promise.as_millis()).unwrap_or(u32::MAX),
         });
         if beat.holds || rules.on(Rule::AnyAck) {
-            let until = now.plus(promise);
+            let until = now.plus(if rules.keeps(Detail::Deadtime) { promise } else { timers.warntime });
             self.given
                 .retain(|g| g.until > now && (g.leader != *from || g.epoch != beat.epoch || g.until > until));
             self.given.push(Given { leader: from.clone(), epoch: beat.epoch, until });
@@ -92,7 +92,8 @@ impl Group {
         if rules.on(Rule::Incarnation) && (ack.incarnation != own || ack.sent > now) {
             return;
         }
-        let good_until = ack.sent.plus(timers.good_for(Duration::from_millis(ack.promise_ms.into())));
+        let from_when = if rules.keeps(Detail::SendTime) { ack.sent } else { now };
+        let good_until = from_when.plus(timers.good_for(Duration::from_millis(ack.promise_ms.into())));
         let p = self.promises.entry(from.clone()).or_insert(Promise { sent: ack.sent, good_until });
         p.sent = p.sent.max(ack.sent);
         p.good_until = p.good_until.max(good_until);
@@ -100,6 +101,14 @@ impl Group {
 }
 
 impl Peer {
+    /// Whether an incarnation that seemed to be over goes on. When both agents start at once, a datagram of the peer's life
+    /// before may come after the first one of its present life: the present one would be refused for ever. It is known by
+    /// this, that it alone goes on, with numbers never heard of it.
+    pub(super) fn lives_on(&self, retired: usize, seq: u64, now: Instant, warntime: Duration) -> bool {
+        let silent = self.facts.heard.is_none_or(|last| now.since(last) > warntime);
+        silent && self.retired.get(retired).is_some_and(|(_, last)| seq > *last)
+    }
+
     pub(super) fn heard(&mut self, now: Instant, warntime: Duration) {
         let gap = self.facts.heard.map_or(Duration::ZERO, |last| now.since(last));
         if gap > warntime {

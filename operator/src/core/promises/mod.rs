@@ -14,6 +14,8 @@
 //!
 //! If the process dies, promises given are forgotten: a start counts as having given one at that moment.
 
+#[cfg(test)]
+mod canon;
 mod group;
 #[cfg(test)]
 mod tests;
@@ -22,7 +24,7 @@ mod types;
 pub use types::{GroupFacts, Intent, Part, PeerFacts, Promise, Verdict};
 
 use super::beat::{Ack, GroupBeat, HeartbeatMsg};
-use super::rules::{Rule, Rules};
+use super::rules::{Detail, Rule, Rules};
 use super::timing::Timers;
 use baton_replicator::types::{Epoch, GroupName, Instant, NodeName};
 use std::collections::{BTreeMap, VecDeque};
@@ -33,12 +35,14 @@ const RETIRED: usize = 8;
 /// Half the window over which the longest silence is reported ("in the last minute").
 const GAP_WINDOW: Duration = Duration::from_secs(30);
 
+#[cfg_attr(test, derive(Clone))]
 struct Given {
     leader: NodeName,
     epoch: Epoch,
     until: Instant,
 }
 
+#[cfg_attr(test, derive(Clone))]
 struct Group {
     intent: Intent,
     highest: Epoch,
@@ -54,16 +58,28 @@ struct Group {
 }
 
 #[derive(Default)]
+#[cfg_attr(test, derive(Clone))]
 struct Peer {
     facts: PeerFacts,
     seq: u64,
-    retired: VecDeque<u64>,
+    /// Number of the newest message that spoke of a group: one that takes a slow line carries only some of them.
+    spoke: BTreeMap<GroupName, u64>,
+    /// Incarnations that are over, each with the last number heard of it.
+    retired: VecDeque<(u64, u64)>,
     window: Instant,
     gap_before: Duration,
     gap_now: Duration,
 }
 
+impl Peer {
+    /// Whether a message of the present incarnation says something about a group that no newer one has said.
+    fn is_news(&self, group: &GroupName, seq: u64) -> bool {
+        self.spoke.get(group).map_or(seq >= self.seq, |spoke| seq > *spoke)
+    }
+}
+
 /// Heartbeats of all groups of one node.
+#[cfg_attr(test, derive(Clone))]
 pub struct HeartbeatCore {
     me: NodeName,
     incarnation: u64,
@@ -170,7 +186,7 @@ impl HeartbeatCore {
             g.highest = intent.epoch;
         }
         let led = matches!(g.intent.part, Part::Leader { .. });
-        if leads && (!led || g.intent.epoch != intent.epoch) {
+        if leads && (!led || g.intent.epoch != intent.epoch) && self.rules.keeps(Detail::EpochReset) {
             g.promises.clear();
         }
         if leads {
@@ -183,29 +199,47 @@ impl HeartbeatCore {
     /// Takes a datagram that the transport has authenticated as `from`'s.
     pub fn on_datagram(&mut self, from: &NodeName, msg: HeartbeatMsg, now: Instant) -> Verdict {
         let Some(peer) = self.peers.get_mut(from) else { return Verdict::Stranger };
-        if !msg.in_bounds() || peer.retired.contains(&msg.incarnation) {
+        let over = peer.retired.iter().position(|(life, _)| *life == msg.incarnation);
+        let revives = over.is_some_and(|k| peer.lives_on(k, msg.seq, now, self.timers.warntime));
+        if !msg.in_bounds() || (over.is_some() && !revives) {
             peer.facts.refused += 1;
             return Verdict::Refused;
         }
+        if let Some(k) = over {
+            peer.retired.remove(k);
+        }
+        let mut newer = true;
         if peer.facts.incarnation == Some(msg.incarnation) {
-            if msg.seq <= peer.seq {
+            newer = msg.seq > peer.seq;
+            let news = |b: &GroupBeat| self.groups.contains_key(&b.group) && peer.is_news(&b.group, msg.seq);
+            if !newer && !msg.groups.iter().any(news) {
                 return Verdict::Duplicate;
             }
         } else if let Some(old) = peer.facts.incarnation.replace(msg.incarnation) {
-            peer.retired.push_back(old);
+            peer.retired.push_back((old, peer.seq));
             if peer.retired.len() > RETIRED {
                 peer.retired.pop_front();
             }
+            peer.spoke.clear();
         }
-        peer.seq = msg.seq;
-        peer.heard(now, self.timers.warntime);
-        peer.facts.etcd = msg.etcd;
-        if !msg.summary.is_empty() {
+        if newer {
+            peer.seq = msg.seq;
+            peer.heard(now, self.timers.warntime);
+            peer.facts.etcd = msg.etcd;
+        }
+        if msg.seq == peer.seq && !msg.summary.is_empty() {
             peer.facts.summary = msg.summary;
         }
         let mut answer = false;
         for beat in msg.groups {
             if let Some(group) = self.groups.get_mut(&beat.group) {
+                if !peer.is_news(&beat.group, msg.seq) {
+                    continue;
+                }
+                match peer.spoke.get_mut(&beat.group) {
+                    Some(seq) => *seq = msg.seq,
+                    None => _ = peer.spoke.insert(beat.group.clone(), msg.seq),
+                }
                 let me = (&self.me, self.incarnation, self.timers, self.rules);
                 answer |= group.on_beat(me, from, msg.incarnation, msg.sent, &beat, now);
                 peer.facts.groups.insert(beat.group.clone(), beat);
@@ -226,13 +260,20 @@ impl HeartbeatCore {
             }
         }
         self.last_tick = now;
-        let peers: Vec<NodeName> = self.peers.keys().cloned().collect();
-        peers.into_iter().map(|p| (p, self.message(now, false))).collect()
+        // One message for all, under one number: on a link that several peers share it is sent once.
+        let message = self.message(now, false);
+        self.peers.keys().map(|p| (p.clone(), message.clone())).collect()
     }
 
     /// The immediate answer to a leader's heartbeat.
     pub fn answer(&mut self, now: Instant) -> HeartbeatMsg {
         self.message(now, true)
+    }
+
+    /// The number of a message more: for a part of one that does not fit into a packet.
+    pub fn number(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq
     }
 
     fn message(&mut self, now: Instant, echo: bool) -> HeartbeatMsg {
@@ -303,7 +344,8 @@ impl HeartbeatCore {
         }
         let all = |nodes: &[NodeName]| {
             let good = |n: &NodeName| g.promises.get(n).map_or(Instant::ZERO, |p| p.good_until);
-            nodes.iter().map(good).min().unwrap_or(alone)
+            let good = nodes.iter().map(good);
+            if self.rules.keeps(Detail::Earliest) { good.min() } else { good.max() }.unwrap_or(alone)
         };
         let slow_path = if others.is_empty() {
             alone.max(all(members))

@@ -172,6 +172,91 @@ fn replays_and_old_incarnations_are_refused() {
     assert_eq!(s.peers()[&node("l")].refused, 1);
 }
 
+/// A serial line carries only some of the groups, and may be faster than a network that is ill.
+#[test]
+fn a_part_of_a_message_does_not_hide_the_rest() {
+    let shop = GroupName::new("shop").expect("name");
+    let (mut l, mut s) = pair();
+    for core in [&mut l, &mut s] {
+        core.add_group(shop.clone(), Instant::ZERO, ms(0));
+    }
+    let whole = only(l.tick(ms(5000)));
+    assert_eq!(whole.groups.len(), 2);
+    let part = |group: &GroupName| {
+        let groups = whole.groups.iter().filter(|b| b.group == *group).cloned().collect();
+        HeartbeatMsg { groups, summary: Vec::new(), ..whole.clone() }
+    };
+    let heard = |s: &HeartbeatCore, g: &GroupName| s.peers()[&node("l")].groups.contains_key(g);
+    assert_ne!(s.on_datagram(&node("l"), part(&shop), ms(5000)), Verdict::Duplicate);
+    assert!(heard(&s, &shop) && !heard(&s, &web()));
+    assert_eq!(s.on_datagram(&node("l"), part(&shop), ms(5001)), Verdict::Duplicate, "nothing new");
+    assert_ne!(s.on_datagram(&node("l"), whole.clone(), ms(5002)), Verdict::Duplicate);
+    assert!(heard(&s, &web()), "the rest counts although its number was seen");
+    assert_eq!(s.on_datagram(&node("l"), whole.clone(), ms(5003)), Verdict::Duplicate);
+    // Of a group, an older message never replaces a newer one.
+    let older = HeartbeatMsg { seq: whole.seq, ..whole.clone() };
+    let newer = only(l.tick(ms(5100)));
+    s.on_datagram(
+        &node("l"),
+        HeartbeatMsg { groups: vec![newer.groups[0].clone()], ..newer.clone() },
+        ms(5100),
+    );
+    assert_eq!(s.on_datagram(&node("l"), older, ms(5101)), Verdict::Duplicate);
+}
+
+/// All peers get one message under one number: on a link that they share it is sent once.
+#[test]
+fn a_tick_has_one_message_for_all() {
+    let peers = ["a", "b", "c"].map(node);
+    let mut l =
+        HeartbeatCore::new(node("l"), 1, Timers::default(), Rules::default(), peers, [(web(), ms(0))], ms(0));
+    let all = l.tick(ms(100));
+    assert_eq!(all.len(), 3);
+    assert!(all.iter().all(|(_, m)| *m == all[0].1));
+    assert_eq!(l.tick(ms(200))[0].1.seq, all[0].1.seq + 1);
+}
+
+#[test]
+fn a_promise_for_one_epoch_is_none_for_the_next() {
+    let after = |rules| {
+        let (_, mut s) = pair();
+        let nodes = ["l", "s"].map(node);
+        let mut l = HeartbeatCore::new(
+            node("l"),
+            3,
+            Timers::default(),
+            rules,
+            nodes,
+            [(web(), Instant::ZERO)],
+            ms(0),
+        );
+        l.set_intent(&web(), leads(1, &["s"]));
+        exchange(&mut l, &mut s, 5000, 0);
+        assert!(l.serve_until(&web(), ms(5000)).is_some());
+        l.set_intent(&web(), leads(2, &["s"]));
+        l.serve_until(&web(), ms(5000))
+    };
+    assert_eq!(after(Rules::default()), None);
+    assert!(after(Rules::bending(Detail::EpochReset)).is_some(), "that is what the rule is for");
+}
+
+/// Found by the campaign: both agents restart at once, and a heartbeat of L's life before comes late.
+#[test]
+fn a_late_datagram_of_the_life_before_does_not_silence_the_present_one() {
+    let (mut old, _) = pair();
+    let late = only(old.tick(ms(100)));
+    let (mut l, mut s) = (core("l", 7, ms(110)), core("s", 8, ms(110)));
+    let first = only(l.tick(ms(120)));
+    s.on_datagram(&node("l"), first.clone(), ms(121));
+    s.on_datagram(&node("l"), late.clone(), ms(150));
+    assert_eq!(s.on_datagram(&node("l"), only(l.tick(ms(220))), ms(220)), Verdict::Refused, "for a moment");
+    // Nothing more comes of the old life: the present one is heard again, and a replay of either is not.
+    assert_eq!(s.on_datagram(&node("l"), first, ms(800)), Verdict::Refused);
+    assert_eq!(s.on_datagram(&node("l"), only(l.tick(ms(800))), ms(801)), Verdict::Taken);
+    assert_eq!(s.peers()[&node("l")].incarnation, Some(7));
+    assert_eq!(s.on_datagram(&node("l"), late, ms(2000)), Verdict::Refused);
+}
+
 #[test]
 fn a_longer_promise_is_given_only_if_it_is_durable_and_never_shortened() {
     let (mut l, mut s) = pair();

@@ -19,18 +19,20 @@
 //! that are found running while a volume has no device are killed before anything is started: their mount is that of
 //! an earlier device, which went with its replicator.
 
+mod health;
 mod plan;
 #[cfg(test)]
 mod tests;
 mod types;
 
 pub use types::{
-    Container, ContainerState, Goal, Health, Need, Phase, RunEvent, RunReport, RuntimeConfig, ServicePlan,
-    Step, VolumePlan,
+    CheckFailure, Container, ContainerState, Goal, Health, Need, Phase, RunEvent, RunReport, RuntimeConfig,
+    ServicePlan, Step, VolumePlan,
 };
 
 use baton_replicator::api::VolumeStatus;
 use baton_replicator::types::{Instant, Role};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -39,7 +41,17 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Pause before containers are prepared again: pulling an image that is not there takes long and can wait.
 const RETRY_PREPARE: Duration = Duration::from_secs(10);
 
+/// What failed here, to be kept across restarts of the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunFailures {
+    /// When services and checks failed within `failure_timeout`, by name.
+    pub failures: BTreeMap<String, VecDeque<Instant>>,
+    /// Restarts in place since the group started here, by service.
+    pub restarts: BTreeMap<String, u32>,
+}
+
 /// Start, stop and fence of one group on one node.
+#[cfg_attr(test, derive(Clone))]
 pub struct Runtime {
     cfg: RuntimeConfig,
     goal: Goal,
@@ -56,7 +68,9 @@ pub struct Runtime {
     /// Steps on their way that were begun for an earlier configuration: their outcome says nothing any more.
     stale: BTreeSet<Step>,
     retry: BTreeMap<Step, Instant>,
-    failures: BTreeMap<String, VecDeque<Instant>>,
+    failed_here: RunFailures,
+    /// Nothing has failed since these failures were remembered: they alone stop nothing that runs.
+    recalled: bool,
     /// Told to stop since the group last ran here: failures count anew when it starts again.
     was_stopped: bool,
     last_error: Option<String>,
@@ -64,7 +78,14 @@ pub struct Runtime {
     reached: bool,
     prepared: bool,
     marks: Vec<(&'static str, Instant)>,
-    restarts: BTreeMap<String, u32>,
+    /// Services that run and are to be restarted because a check failed.
+    ill: BTreeSet<String>,
+    /// Checks that fail now.
+    failing: BTreeSet<String>,
+    /// A check that says the group should move: why.
+    leave: Option<(String, String)>,
+    /// Since when the engine has not answered.
+    engine_silent: Option<Instant>,
 }
 
 impl Runtime {
@@ -85,15 +106,31 @@ impl Runtime {
             busy: BTreeMap::new(),
             stale: BTreeSet::new(),
             retry: BTreeMap::new(),
-            failures: BTreeMap::new(),
+            failed_here: RunFailures::default(),
+            recalled: false,
             was_stopped: false,
             last_error: None,
             failed: None,
             reached: false,
             prepared: false,
             marks: Vec::new(),
-            restarts: BTreeMap::new(),
+            ill: BTreeSet::new(),
+            failing: BTreeSet::new(),
+            leave: None,
+            engine_silent: None,
         }
+    }
+
+    /// What failed here, to be kept across restarts of the agent.
+    #[must_use]
+    pub fn failures(&self) -> &RunFailures {
+        &self.failed_here
+    }
+
+    /// What failed here before the agent was restarted, in this boot of the host.
+    pub fn remember_failures(&mut self, failures: RunFailures) {
+        self.failed_here = failures;
+        self.recalled = true;
     }
 
     /// Takes an event and names the steps to begin now.
@@ -105,9 +142,8 @@ impl Runtime {
             RunEvent::Volumes(volumes) => self.volumes = volumes,
             RunEvent::Containers(observed) => self.observe(observed),
             RunEvent::Done(step, result) => self.done(&step, result),
-            // Of a group that is left alone, or on its way to somewhere else, it says nothing.
-            RunEvent::CheckFailed(what) if matches!(self.goal, Goal::Run { .. }) => self.failure(&what),
-            RunEvent::CheckFailed(_) => {}
+            RunEvent::CheckFailed(failure) => self.check_failed(failure),
+            RunEvent::CheckPassed(check) => self.check_passed(&check),
         }
         self.look_for_orphans();
         self.judge();
@@ -136,8 +172,12 @@ impl Runtime {
         let whole = |s: &&Step| matches!(s, Step::AddAddresses | Step::Prepare);
         self.stale.extend(self.busy.keys().filter(whole).cloned());
         self.retry.clear();
-        self.failures.retain(|what, _| cfg.services.iter().any(|s| s.name == *what && !s.leaving));
+        self.failed_here
+            .failures
+            .retain(|what, _| cfg.services.iter().any(|s| s.name == *what && !s.leaving));
         self.failed = None;
+        // The checks begin anew.
+        self.forget_checks();
         self.cfg = cfg;
     }
 
@@ -154,7 +194,9 @@ impl Runtime {
             phase,
             free: self.free(),
             prepared: self.prepared,
+            unready: self.unready(),
             wants_move: self.wants_move(),
+            stuck: self.stuck(),
             unusable: None,
             reason,
         }
@@ -175,7 +217,17 @@ impl Runtime {
     /// Restarts in place of a service since the group started here.
     #[must_use]
     pub fn restarts(&self, service: &str) -> u32 {
-        self.restarts.get(service).copied().unwrap_or(0)
+        self.failed_here.restarts.get(service).copied().unwrap_or(0)
+    }
+
+    /// How long the start under way may take.
+    fn start_limit(&self) -> Duration {
+        match self.goal {
+            Goal::Run { takeover: true, .. } => self.cfg.takeover_timeout,
+            Goal::Run { .. } | Goal::Hold | Goal::Fence | Goal::Standby | Goal::Stop { .. } => {
+                self.cfg.start_timeout
+            }
+        }
     }
 
     fn set_goal(&mut self, goal: Goal) {
@@ -183,6 +235,9 @@ impl Runtime {
             return;
         }
         let runs = |g: Goal| matches!(g, Goal::Run { .. });
+        if runs(goal) != runs(self.goal) {
+            self.forget_checks();
+        }
         if !runs(goal) || !runs(self.goal) {
             self.goal_since = self.now;
             self.retry.clear();
@@ -193,19 +248,21 @@ impl Runtime {
         if runs(goal) && !runs(self.goal) {
             self.marks = vec![("begin", self.now)];
             if std::mem::take(&mut self.was_stopped) {
-                self.failures.clear();
-                self.restarts.clear();
+                self.failed_here.failures.clear();
+                self.failed_here.restarts.clear();
             }
         }
-        self.was_stopped |= matches!(goal, Goal::Stop { .. });
+        self.was_stopped |= matches!(goal, Goal::Stop { .. } | Goal::Standby);
         self.goal = goal;
     }
 
     fn observe(&mut self, observed: Option<BTreeMap<String, Container>>) {
         let Some(observed) = observed else {
+            self.engine_silent.get_or_insert(self.now);
             self.last_error = Some("the Docker engine does not answer".into());
             return;
         };
+        self.engine_silent = None;
         let before = self.containers.take().unwrap_or_default();
         let mut fell: Vec<String> = Vec::new();
         for service in self.cfg.services.iter().filter(|s| !s.leaving) {
@@ -216,7 +273,8 @@ impl Runtime {
                     new.state,
                     ContainerState::Exited(_) | ContainerState::Missing | ContainerState::Created
                 );
-            let sick = old.health != Health::Unhealthy && new.health == Health::Unhealthy;
+            let turned = old.health != Health::Unhealthy && new.health == Health::Unhealthy;
+            let sick = turned && !service.judged;
             let completed = new.state == ContainerState::Exited(0) && self.completes(name);
             if (ended && !completed) || (sick && new.state == ContainerState::Running) {
                 fell.push(name.clone());
@@ -233,10 +291,9 @@ impl Runtime {
             }
         }
         self.containers = Some(merged);
-        if matches!(self.goal, Goal::Run { .. }) {
-            for name in fell {
-                self.failure(&name);
-            }
+        fell.retain(|name| self.counts(name));
+        for name in fell {
+            self.failure(&name);
         }
     }
 
@@ -260,6 +317,8 @@ impl Runtime {
         let executing: BTreeSet<String> = containers
             .iter()
             .filter(|(_, c)| matches!(c.state, ContainerState::Running | ContainerState::Paused))
+            // What runs on standbys has no volume.
+            .filter(|(name, _)| !self.is_hot(name))
             .map(|(name, _)| name.clone())
             .collect();
         if std::mem::take(&mut self.deviceless) {
@@ -272,6 +331,9 @@ impl Runtime {
     fn done(&mut self, step: &Step, result: Result<(), String>) {
         if self.busy.remove(step).is_none() || self.stale.remove(step) {
             return;
+        }
+        if let Step::Restart(name) = step {
+            self.ill.remove(name);
         }
         match result {
             Ok(()) => self.succeeded(step),
@@ -316,7 +378,7 @@ impl Runtime {
             Step::Start(name) | Step::Restart(name) => {
                 set(self, name, ContainerState::Running);
                 if self.reached {
-                    *self.restarts.entry(name.clone()).or_default() += 1;
+                    *self.failed_here.restarts.entry(name.clone()).or_default() += 1;
                 }
             }
             Step::Unpause(name) => set(self, name, ContainerState::Running),
@@ -330,8 +392,9 @@ impl Runtime {
     }
 
     fn failure(&mut self, what: &str) {
+        self.recalled = false;
         let window = self.cfg.failure_timeout;
-        let all = self.failures.entry(what.to_owned()).or_default();
+        let all = self.failed_here.failures.entry(what.to_owned()).or_default();
         all.push_back(self.now);
         while all.front().is_some_and(|at| self.now.since(*at) > window) || all.len() > 1000 {
             all.pop_front();
@@ -340,20 +403,23 @@ impl Runtime {
 
     fn failures_of(&self, what: &str) -> usize {
         let window = self.cfg.failure_timeout;
-        self.failures
+        self.failed_here
+            .failures
             .get(what)
             .map_or(0, |all| all.iter().filter(|at| self.now.since(**at) <= window).count())
     }
 
     fn too_often(&self) -> Option<String> {
         let limit = usize::try_from(self.cfg.migration_threshold.max(1)).unwrap_or(usize::MAX);
-        let (what, n) = self.failures.keys().map(|k| (k, self.failures_of(k))).find(|(_, n)| *n >= limit)?;
+        let (what, n) =
+            self.failed_here.failures.keys().map(|k| (k, self.failures_of(k))).find(|(_, n)| *n >= limit)?;
         let last = self.last_error.as_deref().map(|e| format!(" ({e})")).unwrap_or_default();
         Some(format!("{what} failed {n} times within {} s{last}", self.cfg.failure_timeout.as_secs()))
     }
 
     fn wants_move(&self) -> Option<String> {
-        self.reached.then(|| self.too_often()).flatten()
+        let leave = || self.leave.as_ref().map(|(_, why)| why.clone());
+        self.reached.then(|| self.too_often().or_else(leave)).flatten()
     }
 
     /// Draws the conclusions of what is: everything there, or failed.
@@ -368,11 +434,11 @@ impl Runtime {
         if self.reached || self.failed.is_some() {
             return;
         }
-        if let Some(why) = self.too_often() {
+        if let Some(why) = self.too_often().filter(|_| !self.recalled) {
             self.failed = Some(why);
-        } else if self.now.since(self.goal_since) >= self.cfg.start_timeout {
+        } else if self.now.since(self.goal_since) >= self.start_limit() {
             let why = self.last_error.clone().unwrap_or_else(|| self.waits_for());
-            self.failed = Some(format!("not started within {} s: {why}", self.cfg.start_timeout.as_secs()));
+            self.failed = Some(format!("not started within {} s: {why}", self.start_limit().as_secs()));
         } else if let Some(blank) = self.blank_volume() {
             self.failed = Some(format!("volume {blank} has no filesystem, and this is not its first start"));
         }
@@ -393,8 +459,8 @@ impl Runtime {
             Goal::Run { .. } => Phase::Starting,
             Goal::Fence if self.quiet() => Phase::Fenced,
             Goal::Fence => Phase::Fencing,
-            Goal::Stop { .. } if self.free() => Phase::Stopped,
-            Goal::Stop { .. } => Phase::Stopping,
+            Goal::Standby | Goal::Stop { .. } if self.free() => Phase::Stopped,
+            Goal::Standby | Goal::Stop { .. } => Phase::Stopping,
         }
     }
 }

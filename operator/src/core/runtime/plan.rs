@@ -17,6 +17,7 @@ impl Runtime {
             Goal::Run { format, .. } if self.failed.is_none() => self.plan_run(format),
             Goal::Run { .. } => Vec::new(),
             Goal::Fence => self.plan_fence(),
+            Goal::Standby => self.plan_standby(),
             Goal::Stop { force: true } => self.plan_kill(),
             Goal::Stop { force: false } => self.plan_stop(),
         };
@@ -50,34 +51,65 @@ impl Runtime {
             steps.push(Step::AddAddresses);
         }
         steps.extend(self.plan_leaving());
+        let addresses = !self.cfg.addresses || self.addresses == Some(true);
         for service in self.cfg.services.iter().filter(|s| !s.leaving) {
-            let name = &service.name;
-            let container = self.container(name);
-            match container.state {
-                ContainerState::Running if container.outdated => {
-                    if self.reached && self.current(service) && self.satisfied(service) {
-                        steps.push(Step::Restart(name.clone()));
-                    }
-                }
-                ContainerState::Paused => steps.push(Step::Unpause(name.clone())),
-                ContainerState::Running if container.health == Health::Unhealthy && self.reached => {
-                    if self.backoff_over(name) {
-                        steps.push(Step::Restart(name.clone()));
-                    }
-                }
-                ContainerState::Running => {}
-                ContainerState::Exited(0) if self.completes(name) => {}
-                ContainerState::Missing | ContainerState::Created | ContainerState::Exited(_) => {
-                    let addresses = !self.cfg.addresses || self.addresses == Some(true);
-                    if addresses
-                        && self.containers.is_some()
-                        && self.satisfied(service)
-                        && self.backoff_over(name)
-                    {
-                        steps.push(Step::Start(name.clone()));
-                    }
-                }
+            steps.extend(self.plan_service(service, addresses, self.reached));
+        }
+        steps
+    }
+
+    /// What brings a service to run as it should. `may_start` says that its surroundings are there, `settled` that
+    /// what runs may be restarted.
+    fn plan_service(&self, service: &ServicePlan, may_start: bool, settled: bool) -> Option<Step> {
+        let name = &service.name;
+        let container = self.container(name);
+        let unhealthy = container.health == Health::Unhealthy && !service.judged;
+        match container.state {
+            ContainerState::Running if container.outdated => {
+                let now = settled && self.current(service) && self.satisfied(service);
+                now.then(|| Step::Restart(name.clone()))
             }
+            ContainerState::Paused => Some(Step::Unpause(name.clone())),
+            ContainerState::Running if settled && unhealthy => {
+                self.backoff_over(name).then(|| Step::Restart(name.clone()))
+            }
+            ContainerState::Running if settled && self.is_ill(name) => {
+                // What it depends on goes first, if that is to be restarted, too.
+                let first = service
+                    .after
+                    .iter()
+                    .any(|(on, _)| self.is_ill(on) && self.container(on).state == ContainerState::Running);
+                (!first && self.satisfied(service) && self.backoff_over(name))
+                    .then(|| Step::Restart(name.clone()))
+            }
+            ContainerState::Running => None,
+            ContainerState::Exited(0) if self.completes(name) => None,
+            ContainerState::Missing | ContainerState::Created | ContainerState::Exited(_) => {
+                let ready = may_start
+                    && self.containers.is_some()
+                    && self.satisfied(service)
+                    && self.backoff_over(name);
+                ready.then(|| Step::Start(name.clone()))
+            }
+        }
+    }
+
+    /// No address, nothing on a volume, at once; what may run here runs.
+    fn plan_standby(&self) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
+        if self.cfg.addresses && self.addresses != Some(false) {
+            steps.push(Step::RemoveAddresses);
+        }
+        let executing = self.in_state(&[ContainerState::Running, ContainerState::Paused]);
+        steps.extend(executing.filter(|name| !self.is_hot(name)).map(Step::Kill));
+        steps.extend(self.plan_discard());
+        steps.extend(self.plan_prepare());
+        // What was paused by a fence must not answer at an address that is still here.
+        if self.cfg.addresses && self.addresses != Some(false) {
+            return steps;
+        }
+        for service in self.cfg.services.iter().filter(|s| s.hot && !s.leaving) {
+            steps.extend(self.plan_service(service, self.prepared, true));
         }
         steps
     }
@@ -130,7 +162,12 @@ impl Runtime {
         if self.cfg.addresses && self.addresses != Some(false) {
             steps.push(Step::RemoveAddresses);
         }
-        steps.extend(self.in_state(&[ContainerState::Running, ContainerState::Paused]).map(Step::Kill));
+        for name in self.in_state(&[ContainerState::Running, ContainerState::Paused]) {
+            // What served nobody any more as a standby may take its time.
+            let idle = self.is_hot(&name) && self.addresses == Some(false);
+            let runs = self.container(&name).state == ContainerState::Running;
+            steps.push(if idle && runs { self.stop_or_kill(&name) } else { Step::Kill(name) });
+        }
         steps.extend(self.plan_discard());
         steps.extend(self.plan_prepare());
         steps
@@ -138,7 +175,7 @@ impl Runtime {
 
     fn plan_stop(&self) -> Vec<Step> {
         let mut steps: Vec<Step> = self.in_state(&[ContainerState::Paused]).map(Step::Unpause).collect();
-        for name in self.in_state(&[ContainerState::Running]) {
+        for name in self.in_state(&[ContainerState::Running]).filter(|name| !self.is_hot(name)) {
             let needed =
                 |s: &&ServicePlan| s.after.iter().any(|(on, _)| *on == name) && self.executes(&s.name);
             if self.cfg.services.iter().any(|s| needed(&s)) {
@@ -146,8 +183,7 @@ impl Runtime {
             }
             steps.push(self.stop_or_kill(&name));
         }
-        let running = self.cfg.services.iter().any(|s| self.executes(&s.name));
-        if !running && self.containers.is_some() && self.cfg.addresses && self.addresses != Some(false) {
+        if self.still() && self.cfg.addresses && self.addresses != Some(false) {
             steps.push(Step::RemoveAddresses);
         }
         steps.extend(self.plan_discard());
@@ -203,7 +239,7 @@ impl Runtime {
 
     fn backoff_over(&self, service: &str) -> bool {
         let n = u32::try_from(self.failures_of(service)).unwrap_or(u32::MAX).min(10);
-        let last = self.failures.get(service).and_then(|all| all.back());
+        let last = self.failed_here.failures.get(service).and_then(|all| all.back());
         last.is_none_or(|at| self.now.since(*at) >= BACKOFF * n)
     }
 
@@ -249,9 +285,15 @@ impl Runtime {
         self.still() && self.addresses == Some(false) && !self.busy.contains_key(&Step::AddAddresses)
     }
 
-    /// No container executes (addresses apart).
+    /// No container executes that should not (addresses apart).
     pub(super) fn still(&self) -> bool {
-        self.containers.is_some() && !self.cfg.services.iter().any(|s| self.executes(&s.name))
+        let kept = self.goal != Goal::Stop { force: true };
+        let wrong = |s: &ServicePlan| !(kept && s.hot && !s.leaving) && self.executes(&s.name);
+        self.containers.is_some() && !self.cfg.services.iter().any(wrong)
+    }
+
+    pub(super) fn is_hot(&self, service: &str) -> bool {
+        self.cfg.services.iter().any(|s| s.name == service && s.hot && !s.leaving)
     }
 
     /// Nothing executes and no address is there; containers may be paused.
@@ -280,6 +322,8 @@ impl Runtime {
             }
             Goal::Hold => "looks at what is there".into(),
             Goal::Fence => "fenced".into(),
+            Goal::Standby if self.free() => "stands by".into(),
+            Goal::Standby => "stops".into(),
             Goal::Stop { .. } if self.free() => "stopped".into(),
             Goal::Stop { .. } => "stops".into(),
         }

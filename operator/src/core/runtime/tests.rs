@@ -1,11 +1,14 @@
 //! The runtime against a small model of the engine: every plan is also replayed from after each of its steps.
 
+mod hot;
+
 use super::*;
+use crate::core::checks::OnFailure;
 use baton_replicator::types::{BootId, DiskState, Epoch, Generation, GroupName, Role, TermId, VolumeName};
 
 const EPOCH: Epoch = Epoch { number: 3, term: TermId(3) };
-const RUN: Goal = Goal::Run { epoch: EPOCH, format: false };
-const FIRST: Goal = Goal::Run { epoch: EPOCH, format: true };
+const RUN: Goal = Goal::Run { epoch: EPOCH, format: false, takeover: false };
+const FIRST: Goal = Goal::Run { epoch: EPOCH, format: true, takeover: false };
 const STOP: Goal = Goal::Stop { force: false };
 const KILL: Goal = Goal::Stop { force: true };
 
@@ -18,6 +21,8 @@ fn config() -> RuntimeConfig {
         name: name.into(),
         after: after.iter().map(|(n, need)| ((*n).to_owned(), *need)).collect(),
         leaving: false,
+        hot: false,
+        judged: false,
     };
     RuntimeConfig {
         volumes: vec![VolumePlan { volume: store(), filesystem: Some("ext4".into()) }],
@@ -31,6 +36,8 @@ fn config() -> RuntimeConfig {
         migration_threshold: 3,
         failure_timeout: Duration::from_secs(200),
         start_timeout: Duration::from_secs(30),
+        takeover_timeout: Duration::from_secs(90),
+        engine_timeout: Duration::from_secs(60),
     }
 }
 
@@ -101,32 +108,16 @@ impl Engine {
 
     fn volumes(&self) -> Vec<VolumeStatus> {
         vec![VolumeStatus {
-            volume: store(),
-            group: GroupName::new("web").expect("name"),
             size_bytes: 4096,
             role: if self.primary { Role::Primary } else { Role::Secondary },
             epoch: EPOCH,
             disk: DiskState::UpToDate,
-            disk_reason: None,
-            full: false,
-            membership: None,
             generation: Generation(1),
             boot: BootId(1),
             device: self.primary.then(|| "/dev/baton/store".into()),
             held: self.held,
             filesystem: self.filesystem.then(|| "ext4".into()),
-            frozen: None,
-            frozen_since: None,
-            required: Vec::new(),
-            peers: Vec::new(),
-            activity_log_extents: 0,
-            counters: Default::default(),
-            alarms: Vec::new(),
-            verify: None,
-            resync_paused: false,
-            snapshots: Vec::new(),
-            export: None,
-            clients: None,
+            ..VolumeStatus::unknown(store(), GroupName::new("web").expect("name"))
         }]
     }
 
@@ -301,6 +292,71 @@ fn failures_of_an_earlier_stay_do_not_count() {
     }
 }
 
+/// An agent that is restarted finds its group running, and goes on counting where it was.
+#[test]
+fn failures_count_on_after_a_restart_of_the_agent() {
+    let (mut engine, mut runtime) = started();
+    let die = |engine: &mut Engine, runtime: &mut Runtime| {
+        engine.containers.insert("db".into(), ContainerState::Exited(1));
+        engine.drive(runtime, RUN, usize::MAX);
+        runtime.report()
+    };
+    for _ in 0..2 {
+        assert_eq!(die(&mut engine, &mut runtime).wants_move, None);
+    }
+    let kept = runtime.failures().clone();
+    let mut again = Runtime::new(runtime.cfg.clone(), engine.at());
+    again.remember_failures(kept.clone());
+    for goal in [Goal::Hold, RUN] {
+        engine.drive(&mut again, goal, usize::MAX);
+    }
+    assert_eq!(
+        (again.report().phase, again.restarts("db")),
+        (Phase::Running, 2),
+        "{}",
+        again.report().reason
+    );
+    assert!(die(&mut engine, &mut again).wants_move.is_some(), "the third one within failure_timeout");
+    // Without them it would be the first.
+    let mut forgetful = Runtime::new(runtime.cfg.clone(), engine.at());
+    for goal in [Goal::Hold, RUN] {
+        engine.drive(&mut forgetful, goal, usize::MAX);
+    }
+    assert_eq!(die(&mut engine, &mut forgetful).wants_move, None);
+}
+
+/// A group that runs with as many failures as are allowed, and could not move: the restart of its agent stops nothing.
+#[test]
+fn remembered_failures_alone_stop_nothing_that_runs() {
+    let (mut engine, mut runtime) = started();
+    for _ in 0..3 {
+        engine.containers.insert("db".into(), ContainerState::Exited(1));
+        engine.drive(&mut runtime, RUN, usize::MAX);
+    }
+    assert_eq!(runtime.report().phase, Phase::Running);
+    let kept = runtime.failures().clone();
+    assert_eq!(kept.failures["db"].len(), 3);
+    let again = |engine: &mut Engine| {
+        let mut again = Runtime::new(runtime.cfg.clone(), engine.at());
+        again.remember_failures(kept.clone());
+        engine.drive(&mut again, Goal::Hold, usize::MAX);
+        again
+    };
+    let before = engine.done.len();
+    let mut running = again(&mut engine);
+    engine.drive(&mut running, RUN, usize::MAX);
+    assert_eq!(running.report().phase, Phase::Running, "{}", running.report().reason);
+    let stopped = engine.done[before..].iter().any(|d| d.contains("stop") || d.contains("kill"));
+    assert!(!stopped, "{:?}", &engine.done[before..]);
+    // The next failure counts with those before it, also while it starts.
+    engine.containers.insert("db".into(), ContainerState::Exited(1));
+    engine.broken = vec![Step::Start("db".into())];
+    let mut starting = again(&mut engine);
+    engine.drive(&mut starting, RUN, usize::MAX);
+    assert_eq!(starting.report().phase, Phase::Failed);
+    assert!(starting.report().reason.contains("db failed"), "{}", starting.report().reason);
+}
+
 /// A leader in maintenance is told to hold: nothing is started or restarted, and nothing counts as a failure.
 #[test]
 fn a_group_that_is_left_alone_is_not_restarted_and_what_fails_meanwhile_does_not_count() {
@@ -312,7 +368,8 @@ fn a_group_that_is_left_alone_is_not_restarted_and_what_fails_meanwhile_does_not
         engine.now += 1000;
         let observed = engine.observed();
         assert_eq!(runtime.handle(RunEvent::Containers(Some(observed)), engine.at()), []);
-        assert_eq!(runtime.handle(RunEvent::CheckFailed("http".into()), engine.at()), []);
+        let failed = CheckFailure { check: "http".into(), service: None, on_failure: OnFailure::Restart };
+        assert_eq!(runtime.handle(RunEvent::CheckFailed(failed), engine.at()), []);
     }
     assert_eq!(engine.done.len(), before, "{:?}", engine.done);
     // The maintenance is over: what somebody stopped is started, and the group has no reason to leave.
@@ -398,6 +455,22 @@ fn a_service_that_never_starts_fails_the_start_with_its_reason() {
     assert_eq!(runtime.report().phase, Phase::Stopped);
 }
 
+/// A log that is replayed takes longer than a planned move's start.
+#[test]
+fn a_start_after_a_takeover_has_a_budget_of_its_own() {
+    let at = |ms: u64| Instant(ms * 1_000_000);
+    for (takeover, limit) in [(false, 30_000), (true, 90_000)] {
+        let waiting = Engine::default();
+        let mut runtime = Runtime::new(config(), at(0));
+        runtime.handle(RunEvent::Goal(Goal::Run { epoch: EPOCH, format: false, takeover }), at(0));
+        runtime.handle(RunEvent::Volumes(waiting.volumes()), at(1));
+        runtime.handle(RunEvent::Containers(Some(waiting.observed())), at(limit - 1));
+        assert_eq!(runtime.report().phase, Phase::Starting, "takeover={takeover}");
+        runtime.handle(RunEvent::Tick, at(limit));
+        assert_eq!(runtime.report().phase, Phase::Failed, "takeover={takeover}");
+    }
+}
+
 #[test]
 fn a_silent_engine_is_no_stopped_engine() {
     let mut runtime = Runtime::new(config(), Instant::ZERO);
@@ -453,11 +526,11 @@ fn a_change_on_a_standby_prepares_and_removes() {
 /// reaches the last goal.
 #[test]
 fn any_interrupted_sequence_reaches_its_goal() {
-    let goals = [RUN, STOP, KILL, Goal::Fence];
+    let goals = [RUN, STOP, KILL, Goal::Fence, Goal::Standby];
     let reached = |goal: Goal, phase: Phase| match goal {
         Goal::Run { .. } => phase == Phase::Running,
         Goal::Fence => phase == Phase::Fenced,
-        Goal::Stop { .. } => phase == Phase::Stopped,
+        Goal::Standby | Goal::Stop { .. } => phase == Phase::Stopped,
         Goal::Hold => true,
     };
     let mut sequences = 0;
@@ -490,7 +563,7 @@ fn any_interrupted_sequence_reaches_its_goal() {
                         let running = engine.containers.values().any(|s| *s == ContainerState::Running);
                         match second {
                             Goal::Run { .. } => assert!(running && engine.addresses, "{case}"),
-                            Goal::Fence | Goal::Stop { .. } | Goal::Hold => {
+                            Goal::Fence | Goal::Standby | Goal::Stop { .. } | Goal::Hold => {
                                 assert!(!running && !engine.addresses, "{case}");
                             }
                         }
@@ -500,5 +573,5 @@ fn any_interrupted_sequence_reaches_its_goal() {
             }
         }
     }
-    assert_eq!(sequences, 4 * 4 * 9 * 4);
+    assert_eq!(sequences, 5 * 5 * 9 * 4);
 }

@@ -1,5 +1,6 @@
 //! What goes into and comes out of the runtime.
 
+use crate::core::checks::OnFailure;
 use baton_replicator::api::VolumeStatus;
 use baton_replicator::types::{Epoch, VolumeName};
 use std::collections::BTreeMap;
@@ -25,6 +26,10 @@ pub struct ServicePlan {
     pub after: Vec<(String, Need)>,
     /// No longer in the specification: to be stopped in order and removed.
     pub leaving: bool,
+    /// Runs on standbys, too (`standby: hot`): it needs no volume.
+    pub hot: bool,
+    /// A check of the group judges its health, so the engine's word alone restarts nothing.
+    pub judged: bool,
 }
 
 /// A volume of the group.
@@ -51,6 +56,10 @@ pub struct RuntimeConfig {
     pub failure_timeout: Duration,
     /// A start that takes longer has failed.
     pub start_timeout: Duration,
+    /// The same after a takeover.
+    pub takeover_timeout: Duration,
+    /// A group whose engine has been silent for this long should leave.
+    pub engine_timeout: Duration,
 }
 
 /// What the leadership core wants.
@@ -64,12 +73,16 @@ pub enum Goal {
         epoch: Epoch,
         /// A blank volume may be formatted.
         format: bool,
+        /// Nobody handed the group over: logs may have to be replayed.
+        takeover: bool,
     },
     /// Serve nobody, keep everything for a quick return.
     Fence,
-    /// Stop everything; then keep containers created.
+    /// Stand by: no address, nothing that needs a volume, at once; what may run on a standby runs.
+    Standby,
+    /// Stop; then keep containers created.
     Stop {
-        /// At once: addresses first, containers killed.
+        /// At once: addresses first, containers killed, everything. Else in order, and what may run on a standby goes on.
         force: bool,
     },
 }
@@ -140,6 +153,17 @@ pub enum Step {
     Discard(String),
 }
 
+/// A check that failed, and what is to be done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckFailure {
+    /// The check's name.
+    pub check: String,
+    /// What it blames; none = all services of the group.
+    pub service: Option<String>,
+    /// What is done.
+    pub on_failure: OnFailure,
+}
+
 /// Something happened.
 #[derive(Clone, Debug)]
 pub enum RunEvent {
@@ -153,8 +177,10 @@ pub enum RunEvent {
     Containers(Option<BTreeMap<String, Container>>),
     /// A step ended.
     Done(Step, Result<(), String>),
-    /// A check of the group failed (HTTP and the like): counts as a failure of the named thing.
-    CheckFailed(String),
+    /// A check of the group failed (HTTP and the like).
+    CheckFailed(CheckFailure),
+    /// A check of the group passes again, or for the first time.
+    CheckPassed(String),
 }
 
 /// How far the runtime is.
@@ -186,8 +212,12 @@ pub struct RunReport {
     pub free: bool,
     /// All containers exist, so that a takeover only starts them.
     pub prepared: bool,
+    /// It could not take the group over at once, prepared or not: why.
+    pub unready: Option<String>,
     /// The group would be better off elsewhere: why.
     pub wants_move: Option<String>,
+    /// The same, and it cannot be stopped in order here because the engine does not answer: why.
+    pub stuck: Option<String>,
     /// The group cannot be reached here at all (its link is down): why.
     pub unusable: Option<String>,
     /// Why the phase is what it is.

@@ -10,7 +10,7 @@ impl World {
     pub(super) fn data(&mut self, i: usize) {
         let local = self.local(i);
         let h = &self.hosts[i];
-        if !h.power || !self.opts.volume || h.replica.role != Role::Primary {
+        if !h.power || h.still.is_some() || !self.opts.volume || h.replica.role != Role::Primary {
             return;
         }
         let valid = h.published.is_some_and(|(e, until)| e == h.replica.epoch && until > local);
@@ -47,10 +47,11 @@ impl World {
             let ok = takes(self, j) && needed.is_none_or(|b| b == self.hosts[j].replica.boot);
             all &= needed.is_none() || ok;
             if ok && (synced || needed.is_some()) {
-                let have = pending.filter(|_| ok);
                 let peer = &mut self.hosts[j].replica;
                 peer.epoch = epoch;
-                peer.have.extend(have);
+                if let Some(w) = pending {
+                    peer.have.insert(w);
+                }
             } else if synced && pending.is_some() {
                 self.hosts[i].replica.synced.remove(&name);
             } else if takes(self, j) && valid && needed.is_none() && !gone && self.dice.chance(4) {
@@ -67,18 +68,18 @@ impl World {
         let missing = required.iter().any(|m| !self.hosts.iter().any(|h| h.name == m.node));
         if all && valid && !missing {
             if let Some(w) = self.hosts[i].replica.pending.take() {
-                self.acked.insert(w);
+                self.acknowledged(i, w);
             }
             self.hosts[i].replica.frozen_since = None;
             let new = required.iter().any(|m| !self.hosts[i].replica.settled.contains(&m.node));
             if new || self.dice.chance(3) {
                 self.hosts[i].replica.settled = required.iter().map(|m| m.node.clone()).collect();
-                self.flushed = self.acked.clone();
+                self.flushed.clone_from(&self.acked);
                 for j in 0..self.hosts.len() {
                     if j == i || member(self, j).is_some() {
                         let r = &mut self.hosts[j].replica;
                         if !r.is_gone() {
-                            r.durable = r.have.clone();
+                            r.durable.clone_from(&r.have);
                         }
                     }
                 }

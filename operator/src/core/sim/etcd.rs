@@ -2,7 +2,7 @@
 //! moment, which may lie long after the client gave up.
 
 use crate::core::record::{
-    InSync, LeaderKey, LeaderWrite, LeaseRef, NodeKeys, Outcome, Record, Txn, TxnKind, Versioned,
+    GroupWish, InSync, LeaderKey, LeaderWrite, LeaseRef, NodeKeys, Outcome, Record, Txn, TxnKind, Versioned,
 };
 use crate::status::NodeMode;
 use baton_replicator::types::NodeName;
@@ -30,12 +30,13 @@ pub(super) struct Etcd {
     pub insync: Option<Versioned<InSync>>,
     pub fences: BTreeMap<NodeName, i64>,
     pub target: Option<NodeName>,
+    pub wish: GroupWish,
     pub modes: BTreeMap<NodeName, NodeMode>,
     /// Owner of each lease and the time it ends, milliseconds.
     pub leases: BTreeMap<i64, (NodeName, u64)>,
     /// The lease of each node's running agent.
     pub alive: BTreeMap<NodeName, i64>,
-    next_lease: i64,
+    pub next_lease: i64,
     pub log: Vec<(u64, NodeName, TxnKind)>,
 }
 
@@ -71,6 +72,13 @@ impl Etcd {
         gone
     }
 
+    /// A new leader of etcd gives every lease its whole life again.
+    pub(super) fn promote(&mut self, now: u64, ttl: u64) {
+        for (_, end) in self.leases.values_mut() {
+            *end = (*end).max(now + ttl);
+        }
+    }
+
     pub(super) fn delete_leader(&mut self) {
         self.revision += 1;
         self.leader = None;
@@ -103,6 +111,7 @@ impl Etcd {
             insync: self.insync.clone(),
             fence_rev: self.fences.get(node).copied().unwrap_or(0),
             target: self.target.clone(),
+            wish: self.wish.clone(),
             nodes,
         }
     }

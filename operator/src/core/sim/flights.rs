@@ -1,6 +1,7 @@
 //! What is on its way: actions become requests that arrive later, answers and outcomes come back.
 
 use super::etcd::{Answer, Request};
+use super::sights::Sight;
 use super::unit::{Input, Turn};
 use super::world::{Flight, World, kind_word, volume};
 use crate::core::group::{Action, Event};
@@ -14,8 +15,12 @@ impl World {
         let h = &mut self.hosts[i];
         let Some(agent) = h.agent.as_mut() else { return };
         let (mut durable, facts) = (None, agent.lease);
-        let turn =
-            agent.unit.turn(input, facts, &agent.beats, now, random, &mut |d| durable = Some(d.clone()));
+        let crash = &mut h.crash_after;
+        let turn = agent.unit.turn(input, facts, &agent.beats, now, random, &mut |d| {
+            if survives(crash) {
+                durable = Some(d.clone());
+            }
+        });
         if let Some(d) = durable {
             h.durable = d;
             h.durable_boot = h.boots;
@@ -26,12 +31,21 @@ impl World {
     fn carry_out(&mut self, i: usize, turn: Turn) {
         let incarnation = self.hosts[i].agent.as_ref().map_or(0, |a| a.incarnation);
         for action in turn.actions {
+            if !survives(&mut self.hosts[i].crash_after) {
+                break;
+            }
             match action {
                 Action::Persist(_) => {}
-                Action::Event(_, text) => self.note(i, &text),
+                Action::Event(_, text) => {
+                    self.sights.read(&text);
+                    self.note(i, text);
+                }
                 Action::Read(id) => self.request(i, incarnation, 'r', id, Request::Read(id)),
                 Action::WriteFence(id) => self.request(i, incarnation, 'f', id, Request::Fence(id)),
                 Action::Txn(txn) => self.request(i, incarnation, 't', txn.id, Request::Txn(Box::new(txn))),
+                Action::FenceNode { id, node, leader, insync } => {
+                    self.switch_off(i, incarnation, id, &node, (leader, insync));
+                }
                 Action::SetVolume(_, desired) => {
                     let delay = 10 + self.dice.below(30);
                     self.send(delay, Flight::Volume { to: i, incarnation, desired });
@@ -39,11 +53,22 @@ impl World {
             }
         }
         for step in turn.steps {
+            if !survives(&mut self.hosts[i].crash_after) {
+                break;
+            }
             let delay = match step {
                 Step::AddAddresses | Step::RemoveAddresses => 10,
                 _ => 20 + self.dice.below(100),
             };
+            if step.service().is_some() && self.hosts[i].engine_hangs > self.now {
+                self.saw(Sight::EngineAnsweredLate);
+            }
             self.send(delay, Flight::Step { to: i, incarnation, step });
+        }
+        if self.hosts[i].crash_after == Some(0) {
+            self.hosts[i].crash_after = None;
+            self.saw(Sight::CrashedAtAStep);
+            self.crash_agent(i);
         }
     }
 
@@ -57,7 +82,7 @@ impl World {
         let mut answered = true;
         if let Request::Txn(txn) = &request {
             let word = kind_word(&txn.kind);
-            self.note(i, &format!("sends {word} {:?}", txn.guard));
+            self.note(i, format_args!("sends {word} {:?}", txn.guard));
             if let Some(k) = self.late.iter().position(|l| l.node == i && l.kind == word) {
                 delay = self.late.remove(k).after;
                 answered = false;
@@ -81,7 +106,8 @@ impl World {
     pub(super) fn land(&mut self, flight: Flight) {
         match flight {
             Flight::Beat { to, from, msg } => {
-                if self.hosts[to].power && self.hosts[to].agent.is_some() {
+                let h = &self.hosts[to];
+                if h.power && h.agent.is_some() && h.still.is_none() {
                     self.hosts[to].inbox.push((from, *msg));
                 }
             }
@@ -115,8 +141,14 @@ impl World {
                     self.turn(to, Input::Group(event));
                 }
             }
-            Flight::Watch { to } => self.turn(to, Input::Group(Event::Changed)),
+            Flight::Watch { to } => {
+                // It may have died while this was on its way.
+                if self.hosts[to].watch_lag.is_some() {
+                    self.turn(to, Input::Group(Event::Changed));
+                }
+            }
             Flight::Step { to, incarnation, step } => self.run_step(to, incarnation, step),
+            Flight::Switched { by, incarnation, id, target } => self.switched(by, incarnation, id, target),
             Flight::Volume { to, incarnation, desired } => {
                 if !self.hosts[to].power {
                     return;
@@ -139,18 +171,18 @@ impl World {
 
     fn arrive(&mut self, from: usize, incarnation: u64, request: &Request, answered: bool) {
         let name = self.hosts[from].name.clone();
-        let before = self.etcd.insync.clone();
+        let before = (self.etcd.leader.is_some(), self.etcd.insync.clone());
         let answer = self.etcd.apply(&name, request, self.now);
-        if let (Answer::Txn(_, outcome), Request::Txn(txn)) = (&answer, request) {
+        if let (Answer::Txn(id, outcome), Request::Txn(txn)) = (&answer, request) {
             let late = if answered { "" } else { " (answer lost)" };
-            self.trace.push(format!(
-                "{:>7} etcd: {name} {} {outcome:?}{late}",
-                self.now,
-                kind_word(&txn.kind)
-            ));
-            if matches!(outcome, Outcome::Committed { .. }) {
+            self.note_etcd(format_args!("{name} {} {outcome:?}{late}", kind_word(&txn.kind)));
+            let agent = self.hosts[from].agent.as_ref().filter(|a| a.incarnation == incarnation);
+            let awaited = answered && agent.is_some_and(|a| a.waiting.contains(&('t', *id)));
+            let committed = matches!(outcome, Outcome::Committed { .. });
+            self.see_txn(from, &txn.kind, committed, awaited, before.0);
+            if committed {
                 if txn.kind == TxnKind::Takeover {
-                    self.took_over(from, before.as_ref());
+                    self.took_over(from, before.1.as_ref());
                 }
                 self.wake();
             }
@@ -161,15 +193,45 @@ impl World {
         }
     }
 
+    fn see_txn(&mut self, from: usize, kind: &TxnKind, committed: bool, awaited: bool, key: bool) {
+        let sight = match (committed, awaited, kind) {
+            (true, false, TxnKind::Admit(_)) => Sight::AdmissionUnanswered,
+            (true, false, _) => Sight::LateCommit,
+            (false, false, TxnKind::Admit(_)) => Sight::AdmissionUndone,
+            (false, false, _) => Sight::LateRefused,
+            (false, true, _) => Sight::GuardFailed,
+            (true, true, TxnKind::FirstStart) => Sight::FirstStart,
+            (true, true, TxnKind::Takeover) if key => Sight::FastTakeover,
+            (true, true, TxnKind::Takeover) => Sight::SlowTakeover,
+            (true, true, TxnKind::Remove(_)) => Sight::Removed,
+            (true, true, TxnKind::Recreate) => Sight::KeyWrittenAgain,
+            (true, true, TxnKind::Rewrite) => Sight::RewroteEtcd,
+            (true, true, TxnKind::Candidates) => Sight::CandidatesWritten,
+            (true, true, TxnKind::Resign) => Sight::Resigned,
+            (true, true, TxnKind::ClearTarget) => Sight::TargetCleared,
+            (true, true, TxnKind::Admit(_) | TxnKind::Handover(_)) => return,
+        };
+        self.saw(sight);
+        if matches!(sight, Sight::FastTakeover | Sight::SlowTakeover) && self.hosts[from].watch_lag.is_none()
+        {
+            self.saw(Sight::TakeoverWithoutWatch);
+        }
+    }
+
     /// The whole set had lost its memory: what was never flushed is legally gone.
     fn took_over(&mut self, i: usize, before: Option<&Versioned<InSync>>) {
         let boot = self.hosts[i].replica.boot;
         let Some(before) = before.filter(|_| self.opts.volume) else { return };
         let mine = before.value.members.iter().find(|m| m.node == self.hosts[i].name);
         match mine {
-            None => self.violation = Some(format!("{} was not in the in-sync set", self.hosts[i].name)),
+            None => {
+                let text = format!("{} was not in the in-sync set", self.hosts[i].name);
+                self.violated(|| text);
+            }
             Some(m) if m.boot != boot => {
-                self.acked = self.acked.intersection(&self.flushed).copied().collect()
+                self.saw(Sight::PowerLossStart);
+                let flushed = self.flushed.clone();
+                self.acked.keep(&flushed);
             }
             Some(_) => {}
         }
@@ -177,6 +239,12 @@ impl World {
 
     fn run_step(&mut self, i: usize, incarnation: u64, step: Step) {
         if !self.hosts[i].power {
+            return;
+        }
+        if matches!(step, Step::Start(_) | Step::Restart(_)) && self.hosts[i].engine_fails > self.now {
+            if self.hosts[i].agent.as_ref().is_some_and(|a| a.incarnation == incarnation) {
+                self.turn(i, Input::Run(RunEvent::Done(step, Err("no space left on device".into()))));
+            }
             return;
         }
         let h = &mut self.hosts[i];
@@ -211,6 +279,18 @@ impl World {
         }
         if self.hosts[i].agent.as_ref().is_some_and(|a| a.incarnation == incarnation) {
             self.turn(i, Input::Run(RunEvent::Done(step, Ok(()))));
+        }
+    }
+}
+
+/// Counts one action down; false once the agent is dead.
+fn survives(crash_after: &mut Option<u64>) -> bool {
+    match crash_after {
+        None => true,
+        Some(0) => false,
+        Some(n) => {
+            *n -= 1;
+            *n > 0
         }
     }
 }

@@ -4,21 +4,33 @@
 //! * [`etcd`]: linearizable, with leases, late and lost requests, and restores.
 //! * [`replica`]: volumes with required sets, boot ids, volatile and durable writes.
 //! * [`unit`]: the cores of one group on one node put together as the driver does it.
-//! * [`world`]: hosts with drifting clocks, lossy links; checks the invariants after every step. [`faults`]: what
-//!   can be done to it. [`data`]: writes and resyncs in miniature.
-//! * [`scenarios`]: what operators see; [`traps`]: each with and without its rule; [`seeds`]: random faults, then
-//!   healing.
+//! * [`world`]: hosts with drifting clocks, lossy links; [`step`]: time. [`judge`]: the invariants, checked after every
+//!   step. [`faults`]: what can be done to it. [`data`]: writes and resyncs in miniature.
+//! * [`fence`]: power switches.
+//! * [`scenarios`]: what operators see; [`traps`]: each with and without its rule.
+//! * [`many`]: many groups at once, and those that go together or keep apart.
+//! * [`seeds`]: a campaign of random faults, then healing. [`storm`]: which faults a seed has; [`sights`]: what a campaign
+//!   must have seen; [`mutants`]: rules left out or bent, which random faults must notice.
 
 mod data;
 mod etcd;
+pub(in crate::core) mod exhaustive;
 mod faults;
+mod fence;
 mod flights;
+mod judge;
+mod many;
+mod mutants;
 mod replica;
 mod scenarios;
 mod seeds;
+mod sights;
+mod step;
+mod storm;
 mod traps;
 mod unit;
 mod world;
+mod writes;
 
 /// A small generator (xorshift64*): the same numbers for the same seed, everywhere.
 #[derive(Clone, Debug)]

@@ -1,6 +1,7 @@
 //! A replica of the one volume of a simulated host: which writes it holds, which of them would survive a
 //! power cut, and the sessions that a primary has with its peers.
 
+use super::writes::Writes;
 use baton_replicator::api::{Desired, Membership, PeerStatus, VolumeStatus};
 use baton_replicator::types::{
     BootId, ConnectionState, DiskState, Epoch, Generation, GroupName, Instant, Member, NodeName, Role,
@@ -14,8 +15,8 @@ pub(super) struct Replica {
     pub epoch: Epoch,
     pub boot: BootId,
     pub required: Vec<Member>,
-    pub have: BTreeSet<u64>,
-    pub durable: BTreeSet<u64>,
+    pub have: Writes,
+    pub durable: Writes,
     pub filesystem: bool,
     pub disk: DiskState,
     pub membership: Membership,
@@ -34,8 +35,8 @@ impl Replica {
             epoch: Epoch::ZERO,
             boot: BootId(boot),
             required: Vec::new(),
-            have: BTreeSet::new(),
-            durable: BTreeSet::new(),
+            have: Writes::default(),
+            durable: Writes::default(),
             filesystem: false,
             disk: DiskState::Consistent,
             membership: Membership::Untold,
@@ -117,52 +118,29 @@ impl Replica {
             let resynced = connected && self.role == Role::Primary && self.synced.get(&node).copied() == boot;
             let settled = resynced && self.settled.contains(&node);
             PeerStatus {
-                node,
                 connection: if connected { ConnectionState::Connected } else { ConnectionState::Connecting },
-                reason: None,
                 boot,
-                disk: DiskState::DUnknown,
                 resynced,
                 settled,
-                dirty_bytes: 0,
-                unacked_bytes: 0,
-                oldest_unacked_ms: 0,
-                lag_us: 0,
-                resync: None,
-                copied_bytes: 0,
-                spared_bytes: 0,
-                apart: None,
-                protocol: Default::default(),
-                link: None,
+                ..PeerStatus::unknown(node)
             }
         });
         VolumeStatus {
-            volume: VolumeName::new("store").expect("name"),
-            group: group.clone(),
             size_bytes: 1 << 20,
             role: self.role,
             epoch: self.epoch,
             disk: self.disk,
             disk_reason: (self.disk == DiskState::Diskless).then(|| "the disk failed".into()),
-            full: false,
             membership: Some(self.membership),
             generation: Generation(u64::from(self.epoch != Epoch::ZERO)),
             boot: self.boot,
             device: (self.role == Role::Primary).then(|| "/dev/baton/store".into()),
-            held: false,
             filesystem: self.filesystem.then(|| "ext4".into()),
             frozen: self.frozen_since.map(|_| "waits".into()),
             frozen_since: self.frozen_since,
             required: self.required.clone(),
             peers: peers.collect(),
-            activity_log_extents: 0,
-            counters: Default::default(),
-            alarms: Vec::new(),
-            verify: None,
-            resync_paused: false,
-            snapshots: Vec::new(),
-            export: None,
-            clients: None,
+            ..VolumeStatus::unknown(VolumeName::new("store").expect("name"), group.clone())
         }
     }
 }

@@ -158,6 +158,48 @@ fn standby_mode_drains_and_online_does_not_move_back() {
     assert_eq!(w.server(), Some(1), "{}", w.story());
 }
 
+/// A group that is disabled is stopped in order, and stays stopped whoever restarts or dies, until it is enabled.
+#[test]
+fn what_is_disabled_stays_stopped_through_restarts_and_starts_when_it_is_enabled() {
+    let mut w = settled(Options::default());
+    w.disable(true);
+    assert!(w.until(3000, |w| w.etcd.leader.is_none()), "{}", w.story());
+    let served = w.served;
+    w.crash_agent(0);
+    w.crash_agent(1);
+    w.run(3000);
+    w.start_agent(0);
+    w.start_agent(1);
+    w.run(15_000);
+    w.power_cut(0);
+    w.run(15_000);
+    w.power_on(0);
+    w.start_agent(0);
+    w.run(15_000);
+    assert!(w.etcd.leader.is_none() && w.served == served, "{}", w.story());
+    w.disable(false);
+    assert!(w.until(30_000, |w| w.server().is_some() && w.in_sync().len() == 2), "{}", w.story());
+    judge(&w, true, "").expect("harmless");
+}
+
+/// Its leader's agent dies while it stops: what was resumed in place is stopped, and nobody else takes it over.
+#[test]
+fn a_leader_that_restarts_while_it_is_disabled_stops_what_it_finds() {
+    let mut w = settled(Options::default());
+    let leader = w.server().expect("serves");
+    w.crash_agent(leader);
+    w.disable(true);
+    w.run(300);
+    w.start_agent(leader);
+    assert!(w.until(20_000, |w| w.etcd.leader.is_none()), "{}", w.story());
+    let served = w.served;
+    w.run(10_000);
+    assert_eq!(w.served, served, "{}", w.story());
+    w.disable(false);
+    assert!(w.until(30_000, |w| w.server().is_some()), "{}", w.story());
+    judge(&w, true, "").expect("harmless");
+}
+
 #[test]
 fn a_node_that_is_not_in_sync_is_not_promoted() {
     let mut w = settled(Options::default());

@@ -5,7 +5,7 @@ use super::scenarios::{heals, judge, settled};
 use super::world::{Late, Options};
 use crate::core::group::{AfterPowerLoss, State};
 use crate::core::record::TxnKind;
-use crate::core::rules::{Rule, Rules};
+use crate::core::rules::{Detail, Rule, Rules};
 use crate::status::NodeMode;
 
 fn without(rule: Rule) -> Options {
@@ -70,6 +70,53 @@ fn foreign_etcd_restored() {
         let advice = w.view(1).and_then(|v| v.advice).unwrap_or_default();
         judge(&w, advice.contains("baton recover"), "and says what to do")
     });
+}
+
+/// Found by the campaign: the leader reads the restored record, and dies before it has written its own there. The standby
+/// took the revision in its heartbeats for that of a record it had written, and trusted the restored one.
+#[test]
+fn foreign_etcd_is_trusted_when_the_leader_has_written_its_record_not_before() {
+    let scenario = |opts| {
+        let mut w = settled(opts);
+        let backup = w.etcd.clone();
+        w.isolate(1, true, false);
+        let ok = w.until(2000, |w| w.in_sync() == ["n0"]);
+        judge(&w, ok, "goes on alone")?;
+        w.run(1000);
+        w.isolate(1, false, false);
+        w.repl_cut.insert((0, 1));
+        w.late.push(Late { node: 0, kind: "Rewrite", after: 60_000 });
+        w.restore(backup, 0xbad);
+        w.run(400);
+        w.power_cut(0);
+        w.run(15_000);
+        judge(&w, w.server().is_none(), "n1 lacks acknowledged writes and may not serve")
+    };
+    scenario(Options::default()).expect("nobody serves");
+    let rules = Rules::bending(Detail::WrittenRecord);
+    assert!(scenario(Options { rules, ..Options::default() }).is_err(), "that is what the rule is for");
+}
+
+/// Found by the campaign: an agent that was frozen wakes with the record and the silence of before, and etcd was restored to
+/// just that record meanwhile. Its takeover passed all guards.
+#[test]
+fn foreign_etcd_restored_while_an_agent_was_frozen() {
+    let mut w = settled(Options::default());
+    let backup = w.etcd.clone();
+    w.hosts[1].paused = true;
+    assert!(w.until(2000, |w| w.in_sync() == ["n0"]), "{}", w.story());
+    w.run(1000);
+    w.etcd_up = false;
+    w.run(1400);
+    w.restore(backup, 0xbad);
+    w.run(1400);
+    w.etcd_up = true;
+    w.hosts[1].paused = false;
+    let served = w.served;
+    w.run(10_000);
+    assert_eq!(w.server(), Some(0), "{}", w.story());
+    assert_eq!(w.served - served, 10_000, "{}", w.story());
+    judge(&w, true, "").expect("harmless");
 }
 
 #[test]
@@ -154,9 +201,10 @@ fn stale_echo() {
         let ok = w.until(400, |w| w.state(0) == Some(State::Waiting));
         judge(&w, ok, "resumes")?;
         w.etcd_cut.insert(0);
+        let epoch = w.etcd.insync.as_ref().map(|i| i.value.epoch).unwrap_or_default();
         // Echoes of an earlier life, with send times of another clock, keep arriving.
         for _ in 0..60 {
-            w.replay_ack(1, 0);
+            w.replay_ack(1, 0, epoch);
             w.run(50);
         }
         judge(&w, w.server() == Some(1), "n1 takes over; old echoes entitle nobody")

@@ -36,6 +36,7 @@ pub(super) struct Turn {
 }
 
 /// One group on one node.
+#[derive(Clone)]
 pub(super) struct Unit {
     group: GroupName,
     core: GroupCore,
@@ -143,6 +144,7 @@ impl Unit {
                 | Action::WriteFence(_)
                 | Action::Txn(_)
                 | Action::SetVolume(..)
+                | Action::FenceNode { .. }
                 | Action::Event(..) => turn.actions.push(action),
             }
         }

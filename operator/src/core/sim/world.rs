@@ -1,26 +1,25 @@
-//! Hosts, clocks, links and time. One step is 10 ms; after each, the invariants are checked.
+//! Hosts, clocks and links: what there is, and how an agent starts. Time is in [`step`](super::step).
 
 use super::Dice;
 use super::etcd::{Answer, Etcd, Request};
 use super::replica::Replica;
-use super::unit::{Input, Unit};
+use super::sights::{Sight, Sights};
+use super::unit::Unit;
+use super::writes::Writes;
 use crate::core::beat::HeartbeatMsg;
-use crate::core::group::{AfterPowerLoss, EtcdFacts, Event, GroupConfig, State};
-use crate::core::promises::{HeartbeatCore, Verdict};
+use crate::core::group::{AfterPowerLoss, EtcdFacts, Fencing, GroupConfig, State};
+use crate::core::promises::HeartbeatCore;
 use crate::core::record::{Durable, TxnKind};
 use crate::core::rules::Rules;
-use crate::core::runtime::{
-    Container, ContainerState, Need, RunEvent, RuntimeConfig, ServicePlan, Step, VolumePlan,
-};
+use crate::core::runtime::{Container, ContainerState, Need, RuntimeConfig, ServicePlan, Step, VolumePlan};
 use crate::core::timing::Timers;
-use baton_replicator::api::Desired;
-use baton_replicator::types::{DiskState, Epoch, GroupName, Instant, NodeName, VolumeName};
+use baton_replicator::api::{Desired, VolumeStatus};
+use baton_replicator::types::{Epoch, GroupName, Instant, NodeName, VolumeName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
 pub(super) const STEP: u64 = 10;
-const TICK: u64 = 40;
 
 pub(super) struct Options {
     pub nodes: usize,
@@ -31,6 +30,10 @@ pub(super) struct Options {
     pub after_power_loss: AfterPowerLoss,
     /// The others do not know the last host.
     pub newcomer: bool,
+    /// External fence agents of every host.
+    pub switch: Option<Switch>,
+    /// Keeps no trace: a run that fails is repeated with one.
+    pub quiet: bool,
 }
 
 impl Default for Options {
@@ -44,8 +47,28 @@ impl Default for Options {
             drift: false,
             after_power_loss,
             newcomer: false,
+            switch: None,
+            quiet: false,
         }
     }
+}
+
+impl Options {
+    fn fencing(&self, nodes: &[NodeName]) -> Fencing {
+        let Some(switch) = self.switch else { return Fencing::default() };
+        let nodes = nodes.iter().map(|n| (n.clone(), Duration::from_secs(20))).collect();
+        Fencing { required: switch.required, nodes }
+    }
+}
+
+/// A power switch that every host can use on the others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Switch {
+    pub required: bool,
+    /// Else it fails.
+    pub works: bool,
+    /// Milliseconds until it has.
+    pub takes: u64,
 }
 
 pub(super) struct Agent {
@@ -55,6 +78,17 @@ pub(super) struct Agent {
     pub lease: EtcdFacts,
     pub waiting: BTreeSet<(char, u64)>,
     pub last_beat: u64,
+    /// What it was told last: the same again is not told.
+    pub told_volume: Option<VolumeStatus>,
+    pub told_engine: Option<BTreeMap<String, Container>>,
+}
+
+/// A whole machine that stands still, as a virtual one that is paused: nothing on it runs or answers.
+#[derive(Clone, Copy)]
+pub(super) struct Still {
+    pub since: u64,
+    /// Its clock stands still with it (else it counts the time, as `CLOCK_BOOTTIME` does over a suspend).
+    pub clock: bool,
 }
 
 pub(super) struct Host {
@@ -75,6 +109,19 @@ pub(super) struct Host {
     pub published: Option<(Epoch, Instant)>,
     pub inbox: Vec<(usize, HeartbeatMsg)>,
     pub starts: u64,
+    pub still: Option<Still>,
+    /// Its clock stood still while it was entitled: what it may serve until then proves nothing (DESIGN §3).
+    pub stale_until: Option<Instant>,
+    /// For how long it has been able to hear the one that serves in its place.
+    pub heard_for: u64,
+    /// The agent dies when it has carried out so many more actions.
+    pub crash_after: Option<u64>,
+    /// The engine answers nothing before this.
+    pub engine_hangs: u64,
+    /// It starts no container before this.
+    pub engine_fails: u64,
+    /// Milliseconds by which watches come late; none: they have died, and nobody noticed.
+    pub watch_lag: Option<u64>,
 }
 
 pub(super) enum Flight {
@@ -85,6 +132,7 @@ pub(super) enum Flight {
     Watch { to: usize },
     Step { to: usize, incarnation: u64, step: Step },
     Volume { to: usize, incarnation: u64, desired: Desired },
+    Switched { by: usize, incarnation: u64, id: u64, target: usize },
 }
 
 /// A scripted fault of the next transaction of a node of that kind: it arrives only after so many
@@ -95,13 +143,24 @@ pub(super) struct Late {
     pub after: u64,
 }
 
+/// etcd has no leader for a while: requests wait, leases do not end.
+pub(super) struct Stall {
+    pub until: u64,
+    /// It ends with another leader, who gives every lease its whole life again. Else leases that ran out meanwhile end
+    /// at once.
+    pub election: bool,
+}
+
 pub(super) struct World {
     pub now: u64,
     pub dice: Dice,
     pub opts: Options,
+    pub group: GroupName,
     pub timers: Timers,
     pub etcd: Etcd,
     pub etcd_up: bool,
+    pub stall: Option<Stall>,
+    pub backups: Vec<Etcd>,
     pub hosts: Vec<Host>,
     /// Heartbeats from → to that do not arrive.
     pub cut: BTreeSet<(usize, usize)>,
@@ -109,20 +168,26 @@ pub(super) struct World {
     pub repl_cut: BTreeSet<(usize, usize)>,
     pub etcd_cut: BTreeSet<usize>,
     pub loss: u64,
+    /// Per cent of heartbeats from → to that are lost besides.
+    pub lossy: BTreeMap<(usize, usize), u64>,
     /// Per cent of requests to etcd that arrive late or whose answer is lost.
     pub etcd_faults: u64,
+    /// Who switches somebody off: etcd's lock.
+    pub switching: Option<usize>,
     pub late: Vec<Late>,
-    pub acked: BTreeSet<u64>,
-    pub flushed: BTreeSet<u64>,
+    pub acked: Writes,
+    pub flushed: Writes,
+    /// Highest epoch in which a write was acknowledged.
+    pub acked_epoch: u64,
     pub next_write: u64,
-    pub flights: Vec<(u64, u64, FlightBox)>,
+    /// By the time of arrival, and the order of sending.
+    pub flights: BTreeMap<(u64, u64), Flight>,
     pub order: u64,
     pub trace: Vec<String>,
+    pub sights: Sights,
     pub served: u64,
     pub violation: Option<String>,
 }
-
-pub(super) struct FlightBox(pub Flight);
 
 pub(super) fn group() -> GroupName {
     GroupName::new("web").expect("name")
@@ -132,9 +197,19 @@ pub(super) fn volume() -> VolumeName {
     VolumeName::new("store").expect("name")
 }
 
-pub(super) fn kind_word(kind: &TxnKind) -> String {
-    let text = format!("{kind:?}");
-    text.split(['(', ' ']).next().unwrap_or_default().to_owned()
+pub(super) fn kind_word(kind: &TxnKind) -> &'static str {
+    match kind {
+        TxnKind::FirstStart => "FirstStart",
+        TxnKind::Takeover => "Takeover",
+        TxnKind::Remove(_) => "Remove",
+        TxnKind::Admit(_) => "Admit",
+        TxnKind::Recreate => "Recreate",
+        TxnKind::Rewrite => "Rewrite",
+        TxnKind::Candidates => "Candidates",
+        TxnKind::Handover(_) => "Handover",
+        TxnKind::Resign => "Resign",
+        TxnKind::ClearTarget => "ClearTarget",
+    }
 }
 
 impl World {
@@ -159,6 +234,13 @@ impl World {
                 published: None,
                 inbox: Vec::new(),
                 starts: 0,
+                still: None,
+                stale_until: None,
+                heard_for: 0,
+                crash_after: None,
+                engine_hangs: 0,
+                engine_fails: 0,
+                watch_lag: Some(0),
             }
         });
         let hosts = hosts.collect();
@@ -167,22 +249,29 @@ impl World {
             now: 0,
             dice,
             opts,
+            group: group(),
             timers,
             etcd: Etcd::new(),
             etcd_up: true,
+            stall: None,
+            backups: Vec::new(),
             hosts,
             cut: BTreeSet::new(),
             repl_cut: BTreeSet::new(),
             etcd_cut: BTreeSet::new(),
             loss: 0,
+            lossy: BTreeMap::new(),
             etcd_faults: 0,
+            switching: None,
             late: Vec::new(),
-            acked: BTreeSet::new(),
-            flushed: BTreeSet::new(),
+            acked: Writes::default(),
+            flushed: Writes::default(),
+            acked_epoch: 0,
             next_write: 1,
-            flights: Vec::new(),
+            flights: BTreeMap::new(),
             order: 0,
             trace: Vec::new(),
+            sights: Sights::default(),
             served: 0,
             violation: None,
         };
@@ -194,11 +283,12 @@ impl World {
 
     pub(super) fn local(&self, i: usize) -> Instant {
         let h = &self.hosts[i];
-        Instant(h.offset.wrapping_add(self.now / STEP * h.rate))
+        let at = h.still.filter(|s| s.clock).map_or(self.now, |s| s.since);
+        Instant(h.offset.wrapping_add(at / STEP * h.rate))
     }
 
     pub(super) fn start_agent(&mut self, i: usize) {
-        if !self.hosts[i].power || self.hosts[i].agent.is_some() {
+        if !self.hosts[i].power || self.hosts[i].agent.is_some() || self.hosts[i].still.is_some() {
             return;
         }
         let now = self.local(i);
@@ -212,12 +302,20 @@ impl World {
             volumes: plans.collect(),
             addresses: true,
             services: vec![
-                ServicePlan { name: "db".into(), after: vec![], leaving: false },
-                ServicePlan { name: "web".into(), after: vec![("db".into(), Need::Started)], leaving: false },
+                ServicePlan { name: "db".into(), after: vec![], leaving: false, hot: false, judged: false },
+                ServicePlan {
+                    name: "web".into(),
+                    after: vec![("db".into(), Need::Started)],
+                    leaving: false,
+                    hot: false,
+                    judged: false,
+                },
             ],
             migration_threshold: 3,
             failure_timeout: Duration::from_secs(60),
             start_timeout: Duration::from_secs(60),
+            takeover_timeout: Duration::from_secs(60),
+            engine_timeout: Duration::from_secs(60),
         };
         let h = &mut self.hosts[i];
         let cfg = GroupConfig {
@@ -226,8 +324,12 @@ impl World {
             nodes: nodes.clone(),
             prefer: vec![nodes[0].clone()],
             volumes,
-            auto_failback: false,
+            placing: Default::default(),
             failure_timeout: Duration::from_secs(60),
+            stop_timeout: Duration::from_secs(60),
+            hot: false,
+            gateway_hold: Duration::from_secs(10),
+            fencing: self.opts.fencing(&nodes),
             after_power_loss: self.opts.after_power_loss,
             timers: self.timers,
             retire: None,
@@ -258,13 +360,33 @@ impl World {
             lease,
             waiting: BTreeSet::new(),
             last_beat: 0,
+            told_volume: None,
+            told_engine: None,
         });
         self.note(i, "agent starts");
     }
 
-    pub(super) fn note(&mut self, i: usize, text: &str) {
-        let line = format!("{:>7} {} {text}", self.now, self.hosts[i].name);
-        self.trace.push(line);
+    pub(super) fn note(&mut self, i: usize, text: impl std::fmt::Display) {
+        if !self.opts.quiet {
+            let line = format!("{:>7} {} {text}", self.now, self.hosts[i].name);
+            self.trace.push(line);
+        }
+    }
+
+    pub(super) fn note_etcd(&mut self, text: impl std::fmt::Display) {
+        if !self.opts.quiet {
+            self.trace.push(format!("{:>7} etcd: {text}", self.now));
+        }
+    }
+
+    pub(super) fn saw(&mut self, sight: Sight) {
+        self.sights.add(sight);
+    }
+
+    pub(super) fn violated(&mut self, what: impl FnOnce() -> String) {
+        if self.violation.is_none() {
+            self.violation = Some(what());
+        }
     }
 
     pub(super) fn run(&mut self, ms: u64) {
@@ -290,21 +412,21 @@ impl World {
         self.hosts[i].agent.as_ref().map(|a| a.unit.core().state())
     }
 
-    /// Entitled by what was handed to the kernel and the replicator, agent alive or not.
-    pub(super) fn entitled(&self, i: usize) -> bool {
-        let h = &self.hosts[i];
-        h.power && h.published.is_some_and(|(_, until)| until > self.local(i))
-    }
-
     /// The host that serves users now.
     pub(super) fn server(&self) -> Option<usize> {
         let runs = |h: &Host| h.engine.get("web").is_some_and(|c| c.state == ContainerState::Running);
-        (0..self.hosts.len()).find(|i| self.entitled(*i) && self.hosts[*i].address && runs(&self.hosts[*i]))
+        let acts = |i: &usize| {
+            self.entitled(*i) && self.hosts[*i].still.is_none() && self.hosts[*i].stale_until.is_none()
+        };
+        (0..self.hosts.len()).find(|i| acts(i) && self.hosts[*i].address && runs(&self.hosts[*i]))
     }
 
     pub(super) fn in_sync(&self) -> Vec<String> {
         let insync = self.etcd.insync.as_ref();
-        insync.map(|i| i.value.members.iter().map(|m| m.node.to_string()).collect()).unwrap_or_default()
+        let mut all: Vec<String> =
+            insync.map(|i| i.value.members.iter().map(|m| m.node.to_string()).collect()).unwrap_or_default();
+        all.sort();
+        all
     }
 
     pub(super) fn story(&self) -> String {
@@ -336,168 +458,5 @@ impl World {
 
     pub(super) fn view(&self, i: usize) -> Option<crate::core::group::GroupView> {
         self.hosts[i].agent.as_ref().map(|a| a.unit.core().view_of())
-    }
-
-    pub(super) fn send(&mut self, delay: u64, flight: Flight) {
-        self.order += 1;
-        self.flights.push((self.now + delay, self.order, FlightBox(flight)));
-    }
-
-    pub(super) fn step(&mut self) {
-        self.now += STEP;
-        if self.etcd_up && self.etcd.expire(self.now) {
-            self.trace.push(format!("{:>7} etcd: the leader key expires", self.now));
-            self.wake();
-        }
-        let (mut due, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.flights).into_iter().partition(|f| f.0 <= self.now);
-        self.flights = later;
-        due.sort_by_key(|f| (f.0, f.1));
-        for (_, _, flight) in due {
-            // What comes for a driver that does not run waits in its socket.
-            let waits = match &flight.0 {
-                Flight::Answer { to, .. }
-                | Flight::GiveUp { to, .. }
-                | Flight::Watch { to }
-                | Flight::Step { to, .. } => {
-                    self.hosts[*to].agent.is_some() && (self.hosts[*to].hung || self.hosts[*to].paused)
-                }
-                Flight::Beat { .. } | Flight::Arrive { .. } | Flight::Volume { .. } => false,
-            };
-            if waits {
-                self.send(50, flight.0);
-            } else {
-                self.land(flight.0);
-            }
-        }
-        for i in 0..self.hosts.len() {
-            if self.hosts[i].power && self.hosts[i].agent.is_some() && !self.hosts[i].paused {
-                self.heartbeat_thread(i);
-                if !self.hosts[i].hung {
-                    self.driver(i);
-                }
-            }
-        }
-        for i in 0..self.hosts.len() {
-            self.data(i);
-        }
-        self.served += if self.server().is_some() { STEP } else { 0 };
-        self.check();
-    }
-
-    pub(super) fn wake(&mut self) {
-        for to in 0..self.hosts.len() {
-            if !self.etcd_cut.contains(&to) {
-                let delay = STEP + self.dice.below(20);
-                self.send(delay, Flight::Watch { to });
-            }
-        }
-    }
-
-    fn heartbeat_thread(&mut self, i: usize) {
-        let now = self.local(i);
-        let inbox = std::mem::take(&mut self.hosts[i].inbox);
-        let names: Vec<NodeName> = self.hosts.iter().map(|h| h.name.clone()).collect();
-        let due = self.timers.keepalive.as_millis() as u64;
-        let time = self.now;
-        let mut out: Vec<(usize, HeartbeatMsg)> = Vec::new();
-        let host = &mut self.hosts[i];
-        let Some(agent) = host.agent.as_mut() else { return };
-        {
-            let beats = &mut *agent.beats.lock().expect("lock");
-            for (from, msg) in inbox {
-                if beats.on_datagram(&names[from], msg, now) == Verdict::Answer {
-                    out.push((from, beats.answer(now)));
-                }
-            }
-            if time >= agent.last_beat + due {
-                agent.last_beat = time;
-                for (to, msg) in beats.tick(now) {
-                    let to = names.iter().position(|n| *n == to).expect("known");
-                    out.push((to, msg));
-                }
-            }
-            // What was handed on stays in force until its end, also across a restart of the agent.
-            let joins = matches!(agent.unit.core().state(), State::Joining | State::Waiting);
-            host.published = beats.serve_until(&group(), now).or(host.published.filter(|_| joins));
-        }
-        for (to, msg) in out {
-            if !self.cut.contains(&(i, to)) && !self.dice.chance(self.loss) {
-                let delay = self.dice.below(if self.loss > 0 { 60 } else { 8 });
-                self.send(delay, Flight::Beat { to, from: i, msg: Box::new(msg) });
-            }
-        }
-    }
-
-    fn driver(&mut self, i: usize) {
-        let now = self.local(i);
-        let reachable = self.etcd_up && !self.etcd_cut.contains(&i);
-        let name = self.hosts[i].name.clone();
-        if self.now.is_multiple_of(200) || self.hosts[i].agent.as_ref().is_some_and(|a| a.lease.lease == 0) {
-            let held = self.hosts[i].agent.as_ref().map_or(0, |a| a.lease.lease);
-            let ttl = self.timers.ttl;
-            let id = reachable.then(|| self.etcd.keep_alive(&name, held, self.now, ttl.as_millis() as u64));
-            let until = self.timers.lease_until(now, ttl);
-            if let Some(a) = self.hosts[i].agent.as_mut() {
-                a.lease.reachable = reachable;
-                if let Some(id) = id {
-                    a.lease = EtcdFacts { reachable, lease: id, lease_until: until };
-                }
-            }
-        }
-        if (self.now + i as u64 * STEP).is_multiple_of(TICK) {
-            if let Some(a) = self.hosts[i].agent.as_mut() {
-                a.beats.lock().expect("lock").vouch(now, reachable);
-            }
-            self.turn(i, Input::Tick);
-        }
-        if self.opts.volume && self.now.is_multiple_of(20) {
-            let status = self.volume_status(i);
-            self.turn(i, Input::Group(Event::Replicas(Some(vec![status]))));
-        }
-        if self.now.is_multiple_of(100) {
-            let all = self.hosts[i].engine.clone();
-            self.turn(i, Input::Run(RunEvent::Containers(Some(all))));
-        }
-    }
-
-    pub(super) fn volume_status(&self, i: usize) -> baton_replicator::api::VolumeStatus {
-        let peers = (0..self.hosts.len()).filter(|j| *j != i).map(|j| {
-            let up = self.linked(i, j) && !self.hosts[j].replica.is_gone();
-            (self.hosts[j].name.clone(), up, up.then_some(self.hosts[j].replica.boot))
-        });
-        self.hosts[i].replica.status(&group(), peers)
-    }
-
-    pub(super) fn linked(&self, i: usize, j: usize) -> bool {
-        self.hosts[i].power && self.hosts[j].power && !self.repl_cut.contains(&(i.min(j), i.max(j)))
-    }
-
-    fn check(&mut self) {
-        if self.violation.is_some() {
-            return;
-        }
-        let entitled: Vec<usize> = (0..self.hosts.len()).filter(|i| self.entitled(*i)).collect();
-        if entitled.len() > 1 {
-            self.violation = Some(format!("two nodes are entitled to serve: {entitled:?}"));
-        }
-        for i in entitled {
-            let r = &self.hosts[i].replica;
-            let serves = r.role == baton_replicator::types::Role::Primary
-                && self.hosts[i].published.is_some_and(|(e, _)| e == r.epoch);
-            // Without a disk it reads from a member.
-            let through = r.disk == DiskState::Diskless && r.role == baton_replicator::types::Role::Primary;
-            let holds = |h: &Host| self.acked.is_subset(&h.replica.have) && !h.replica.is_gone();
-            let member = |h: &&Host| r.required.iter().any(|m| m.node == h.name);
-            if through && r.frozen_since.is_none() && !self.hosts.iter().filter(member).any(holds) {
-                self.violation =
-                    Some(format!("{} is served by nobody who has everything", self.hosts[i].name));
-            }
-            if serves && !r.is_gone() && !self.acked.is_subset(&r.have) {
-                let lost: Vec<&u64> = self.acked.difference(&r.have).collect();
-                self.violation =
-                    Some(format!("{} serves without acknowledged writes {lost:?}", self.hosts[i].name));
-            }
-        }
     }
 }

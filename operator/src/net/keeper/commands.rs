@@ -1,7 +1,7 @@
 //! What the keeper does on command: hold, release, linger, strays. Every command is answered exactly once.
 
 use super::run::{Held, Keeper, Slot};
-use super::{Command, KeeperError, KeeperEvent, RemovalReason, Reply, plan};
+use super::{Command, GATE_TIMEOUT, KeeperError, KeeperEvent, RemovalReason, Reply, Wanted, plan};
 use crate::net::NetError;
 use baton_replicator::types::GroupName;
 use std::net::IpAddr;
@@ -36,22 +36,29 @@ impl Keeper {
         }
     }
 
-    async fn hold(&mut self, group: GroupName, addresses: &[(IpAddr, u8)], reply: Reply<()>) {
+    async fn hold(&mut self, group: GroupName, addresses: &[Wanted], reply: Reply<()>) {
         let mut before = self.held.remove(&group).unwrap_or_default();
         give_up(&mut before);
+        if let Some(gate) = &self.setup.shared.gate {
+            let all: Vec<IpAddr> = addresses.iter().map(|w| w.address).collect();
+            gate.want(&group, &all);
+        }
+        let asked = |s: &Slot| addresses.iter().find(|w| (w.address, w.prefix) == (s.address, s.prefix));
         let (mut kept, dropped): (Vec<Slot>, Vec<Slot>) =
-            before.slots.into_iter().partition(|s| addresses.contains(&(s.address, s.prefix)));
+            before.slots.into_iter().partition(|s| asked(s).is_some());
         for mut slot in dropped {
             // Reported by `remove`; without extension the kernel lifetime ends it.
             let _ = self.remove(Some(&group), &mut slot, RemovalReason::Released).await;
         }
         for slot in &mut kept {
             slot.error = None;
+            // Said with its next lifetime.
+            slot.preferred = asked(slot).is_none_or(|w| w.preferred);
         }
-        for (address, prefix) in addresses {
-            self.lingering.retain(|l| l != address);
-            if !kept.iter().any(|s| s.address == *address) {
-                kept.push(Slot::new(*address, *prefix));
+        for wanted in addresses {
+            self.lingering.retain(|l| *l != wanted.address);
+            if !kept.iter().any(|s| s.address == wanted.address) {
+                kept.push(Slot::new(*wanted));
             }
         }
         let waiting = Some((self.now().plus(HOLD_TIMEOUT), reply));
@@ -81,6 +88,9 @@ impl Keeper {
     pub(super) async fn let_go(&mut self, group: &GroupName, why: RemovalReason) -> Result<(), NetError> {
         let Some(mut held) = self.held.remove(group) else { return Ok(()) };
         give_up(&mut held);
+        if let Some(gate) = &self.setup.shared.gate {
+            gate.want(group, &[]);
+        }
         let mut outcome = Ok(());
         for slot in held.slots.iter_mut().filter(|s| s.up) {
             outcome = outcome.and(self.remove(Some(group), slot, why).await);
@@ -103,9 +113,15 @@ impl Keeper {
             self.lingering.push(slot.address);
             let Some(place) = slot.place.as_ref().filter(|_| lifetime_s > plan::LIFETIME_S) else { continue };
             let (index, connected) = (place.link.index, place.connected);
-            let given =
-                self.netlink.add_or_extend(index, slot.address, slot.prefix, lifetime_s, connected).await;
+            let wanted = (slot.prefix, slot.preferred);
+            let given = self.netlink.add_or_extend(index, slot.address, wanted, lifetime_s, connected).await;
             outcome = given.map_err(KeeperError::Net).and(outcome);
+        }
+        // The gate stays open as long; it has to know before this process ends.
+        if let Some(gate) = &self.setup.shared.gate
+            && !gate.settle(GATE_TIMEOUT)
+        {
+            tracing::warn!(%group, "nftables took too long: packets may stop before the addresses go");
         }
         outcome
     }

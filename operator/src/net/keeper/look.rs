@@ -64,6 +64,8 @@ impl Keeper {
 
     /// Puts down for others how things are.
     pub(super) fn publish(&self) {
+        let held = self.held.values().flat_map(|held| &held.slots);
+        self.claims.watch(held.filter(|slot| slot.up).map(|slot| slot.address), &self.links);
         let mut addresses = Vec::new();
         for (group, held) in &self.held {
             for slot in &held.slots {
@@ -75,6 +77,7 @@ impl Keeper {
                     up: slot.up,
                     carrier: interface.as_deref().is_some_and(|i| self.carrier(i)),
                     interface,
+                    conflict: slot.conflict.map(|c| c.mac),
                     error: slot.error.as_ref().map(chain),
                 });
             }

@@ -5,15 +5,19 @@
 //! serve-until lies far enough ahead, and takes it away when serve-until has passed. All calls here are cheap
 //! and never block; those that wait return a future that is already under way and may be dropped.
 //!
-//! If the agent dies or freezes, the kernel removes every address within its lifetime ([`LIFETIME_S`] plus the
-//! kernel's rounding, 1.3 s together). If the handle is dropped, held addresses are removed; lingering ones stay.
+//! If the agent dies or freezes, packets of its addresses stop at serve-until (see [`gate`](super::gate)), and the kernel removes
+//! every address within its lifetime ([`LIFETIME_S`] plus the kernel's rounding, 1.3 s together). If the handle is
+//! dropped, held addresses are removed; lingering ones stay.
 
 mod commands;
+mod defend;
 mod look;
 mod plan;
 mod run;
 
 use super::NetError;
+use super::frames::Mac;
+use super::gate::{Gate, GateEvent, GateState};
 use baton_replicator::types::{GroupName, Instant};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -28,6 +32,8 @@ pub use plan::LIFETIME_S;
 const COMMANDS_MAX: usize = 64;
 /// Bound of opening two netlink sockets and one packet socket.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an address waits for the gate to open for it, and an agent that ends for the gate to stay open.
+const GATE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Bound of removing what is held when the handle is dropped; afterwards the kernel lifetime does it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -108,6 +114,33 @@ pub enum KeeperEvent {
     },
     /// The carrier of the node's own interface, or of one that holds addresses, came or went.
     Link(LinkState),
+    /// Another machine says that the address is its own. It stays, and is announced again.
+    Conflict {
+        /// Its group.
+        group: GroupName,
+        /// The address.
+        address: IpAddr,
+        /// The other machine's hardware address.
+        mac: Mac,
+    },
+    /// The other machine has not said so for a while, although it was asked.
+    ConflictOver {
+        /// Its group.
+        group: GroupName,
+        /// The address.
+        address: IpAddr,
+    },
+    /// The nftables rules are in force, or are not.
+    Gate(GateEvent),
+}
+
+/// The nftables rules that an [`AddressKeeper`] keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GateConfig {
+    /// Name of the tables; see [`table_name`](super::gate::table_name).
+    pub table: String,
+    /// Every address of the specification.
+    pub guarded: Vec<IpAddr>,
 }
 
 /// The state of an interface.
@@ -134,6 +167,8 @@ pub struct AddressState {
     pub interface: Option<String>,
     /// Whether that interface has carrier.
     pub carrier: bool,
+    /// Hardware address of another machine that says the address is its own.
+    pub conflict: Option<Mac>,
     /// The last error, if it still stands.
     pub error: Option<String>,
 }
@@ -142,8 +177,9 @@ pub struct AddressState {
 #[derive(Default)]
 struct Shared {
     until: Mutex<BTreeMap<GroupName, Instant>>,
-    wake: Notify,
+    wake: Arc<Notify>,
     snapshot: Mutex<Snapshot>,
+    gate: Option<Gate>,
 }
 
 #[derive(Default)]
@@ -154,8 +190,19 @@ struct Snapshot {
 
 type Reply<T> = oneshot::Sender<Result<T, KeeperError>>;
 
+/// An address that is to be held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The address.
+    pub address: IpAddr,
+    /// Prefix length.
+    pub prefix: u8,
+    /// The host may choose it as a source of its own connections.
+    pub preferred: bool,
+}
+
 enum Command {
-    Hold { group: GroupName, addresses: Vec<(IpAddr, u8)>, reply: Reply<()> },
+    Hold { group: GroupName, addresses: Vec<Wanted>, reply: Reply<()> },
     Release { group: GroupName, reply: Reply<()> },
     Linger { group: GroupName, lifetime_s: u32, reply: Reply<u32> },
     Strays { addresses: Vec<IpAddr>, reply: Reply<Vec<IpAddr>> },
@@ -172,7 +219,8 @@ pub struct AddressKeeper {
 
 impl AddressKeeper {
     /// Starts the thread in the caller's network namespace. `own_address` is the node's address, `clock` reads
-    /// CLOCK_BOOTTIME. `on_event` runs on the keeper's thread and must not block.
+    /// CLOCK_BOOTTIME. Without `gate`, addresses have their lifetime only. `on_event` runs on the keeper's thread and
+    /// must not block.
     ///
     /// # Errors
     /// [`NetError`] if the sockets cannot be opened: NET_ADMIN or NET_RAW is missing.
@@ -180,9 +228,12 @@ impl AddressKeeper {
         own_address: IpAddr,
         fencetime: Duration,
         clock: fn() -> Instant,
+        gate: Option<GateConfig>,
         on_event: impl Fn(KeeperEvent) + Send + 'static,
     ) -> Result<Self, NetError> {
-        let shared = Arc::new(Shared::default());
+        let wake = Arc::new(Notify::new());
+        let gate = gate.map(|g| Gate::start(g.table, g.guarded, clock, Arc::clone(&wake))).transpose()?;
+        let shared = Arc::new(Shared { wake, gate, ..Shared::default() });
         let (commands, queue) = mpsc::channel(COMMANDS_MAX);
         let (started, outcome) = std::sync::mpsc::sync_channel(1);
         let (end, ended) = std::sync::mpsc::channel();
@@ -211,14 +262,14 @@ impl AddressKeeper {
         }
     }
 
-    /// Holds `addresses` (each with its prefix length) for `group`, instead of whatever it held. They are added
+    /// Holds `addresses` for `group`, instead of whatever it held. They are added
     /// once serve-until is at least 0.8 × fencetime ahead; addresses that already stand there with a lifetime (an
     /// agent that restarted) are taken over without a gap. Ready when all are up and announced once; an error
     /// tells that this failed for now, the group stays held until `release`.
     pub fn hold(
         &self,
         group: GroupName,
-        addresses: Vec<(IpAddr, u8)>,
+        addresses: Vec<Wanted>,
     ) -> impl Future<Output = Result<(), KeeperError>> + Send + 'static + use<> {
         let (reply, answer) = oneshot::channel();
         self.call(Command::Hold { group, addresses, reply }, answer)
@@ -248,6 +299,9 @@ impl AddressKeeper {
             }
         }
         drop(all);
+        if let Some(gate) = &self.shared.gate {
+            gate.set_until(group, until);
+        }
         self.shared.wake.notify_one();
     }
 
@@ -284,10 +338,37 @@ impl AddressKeeper {
         self.call(Command::Configure { own_address, fencetime, reply }, answer)
     }
 
+    /// The addresses of a changed specification: packets of these pass only where they may be served.
+    pub fn guard(&self, addresses: impl IntoIterator<Item = IpAddr>) {
+        if let Some(gate) = &self.shared.gate {
+            gate.guard(addresses);
+        }
+    }
+
+    /// Whether the nftables rules are in force, and how often somebody else removed them.
+    #[must_use]
+    pub fn gate(&self) -> (GateState, u64) {
+        let off = || (GateState::Missing("switched off".into()), 0);
+        self.shared.gate.as_ref().map_or_else(off, Gate::state)
+    }
+
     /// The held addresses as they are now.
     #[must_use]
     pub fn addresses(&self) -> Vec<AddressState> {
         lock(&self.shared.snapshot).addresses.clone()
+    }
+
+    /// Groups with an address that is up, and until when each may be served; never, if nobody said.
+    #[must_use]
+    pub fn held_until(&self) -> Vec<(GroupName, Instant)> {
+        let groups: std::collections::BTreeSet<GroupName> =
+            lock(&self.shared.snapshot).addresses.iter().filter(|a| a.up).map(|a| a.group.clone()).collect();
+        let until = lock(&self.shared.until);
+        let of = |group: GroupName| {
+            let until = until.get(&group).copied().unwrap_or(Instant::ZERO);
+            (group, until)
+        };
+        groups.into_iter().map(of).collect()
     }
 
     /// The interface that carries the node's own address; none if there never was one.

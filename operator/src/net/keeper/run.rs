@@ -4,11 +4,14 @@
 //! (new serve-until, kernel report, command, time) only makes it look sooner. If it dies, addresses end with
 //! their kernel lifetime.
 
+use super::defend::Conflict;
 use super::look::chain;
 use super::plan::{self, LIFETIME_S, Presence, Step, View};
-use super::{Command, KeeperError, KeeperEvent, RemovalReason, Reply, Shared, lock};
+use super::{Command, KeeperError, KeeperEvent, RemovalReason, Reply, Shared, Wanted, lock};
 use crate::net::NetError;
 use crate::net::announce::{self, Announcer};
+use crate::net::claims::Claims;
+use crate::net::gate::Gate;
 use crate::net::interface::{self, Choice};
 use crate::net::monitor::Monitor;
 use crate::net::netlink::{Link, Listed, Netlink};
@@ -39,24 +42,32 @@ pub(super) struct Setup {
 pub(super) struct Slot {
     pub(super) address: IpAddr,
     pub(super) prefix: u8,
+    pub(super) preferred: bool,
     pub(super) place: Option<Choice>,
     pub(super) up: bool,
     pub(super) extended: Instant,
     pub(super) up_since: Instant,
     pub(super) announced: u32,
+    /// Since when the gate is to open for it.
+    pub(super) asked: Option<Instant>,
+    pub(super) conflict: Option<Conflict>,
     pub(super) error: Option<NetError>,
 }
 
 impl Slot {
-    pub(super) fn new(address: IpAddr, prefix: u8) -> Self {
+    pub(super) fn new(wanted: Wanted) -> Self {
+        let Wanted { address, prefix, preferred } = wanted;
         Self {
             address,
             prefix,
+            preferred,
             place: None,
             up: false,
             extended: Instant::ZERO,
             up_since: Instant::ZERO,
             announced: 0,
+            asked: None,
+            conflict: None,
             error: None,
         }
     }
@@ -76,6 +87,7 @@ pub(super) struct Keeper {
     pub(super) netlink: Netlink,
     pub(super) announcer: Announcer,
     pub(super) monitor: Monitor,
+    pub(super) claims: Claims,
     pub(super) held: BTreeMap<GroupName, Held>,
     pub(super) lingering: Vec<IpAddr>,
     /// Of a look that succeeded; empty before the first.
@@ -115,11 +127,13 @@ pub(super) fn thread(setup: Setup, started: &SyncSender<Result<(), NetError>>) {
 impl Keeper {
     async fn open(setup: Setup) -> Result<Self, NetError> {
         let (netlink, announcer, monitor) = (Netlink::open()?, Announcer::open()?, Monitor::open()?);
+        let claims = Claims::open()?;
         let mut keeper = Self {
             setup,
             netlink,
             announcer,
             monitor,
+            claims,
             held: BTreeMap::new(),
             lingering: Vec::new(),
             addresses: Vec::new(),
@@ -141,6 +155,7 @@ impl Keeper {
             let rest = self.rest();
             let mut changed = false;
             let mut command = None;
+            let mut claim = None;
             tokio::select! {
                 biased;
                 received = self.setup.queue.recv() => match received {
@@ -149,6 +164,7 @@ impl Keeper {
                 },
                 () = shared.wake.notified() => {}
                 () = self.monitor.changed() => changed = true,
+                heard = self.claims.heard() => claim = heard,
                 () = tokio::time::sleep(rest) => {}
             }
             // What must go goes before anything else is looked at.
@@ -157,7 +173,13 @@ impl Keeper {
                 self.carry_out(command).await;
                 changed = true;
             }
+            if let Some((address, mac)) = claim {
+                self.claimed(address, mac);
+            }
             self.pass(changed).await;
+            for news in shared.gate.iter().flat_map(Gate::news) {
+                self.tell(KeeperEvent::Gate(news));
+            }
             self.publish();
             for held in self.held.values_mut() {
                 if let Some((reply, outcome)) = held.told.take() {
@@ -243,6 +265,8 @@ impl Keeper {
         let view = View { up: slot.up, presence, until: self.until(group), now, extended: slot.extended };
         match plan::step(&view, self.setup.fencetime) {
             Step::Rest => {}
+            // What it announces must get through.
+            Step::Add if self.gate_opens(slot) => {}
             Step::Add => self.put_up(group, slot, managed).await,
             Step::Extend => self.extend(group, slot).await,
             Step::Readd => {
@@ -268,6 +292,7 @@ impl Keeper {
                 self.failed(slot, NetError::Foreign { address: slot.address, interface });
             }
         }
+        self.defend(group, slot);
         let due = slot.up && self.now() >= slot.up_since.plus(announce::due_after(slot.announced));
         if due && !plan::lapsed(self.until(group), self.now()) {
             self.announce(slot);
@@ -299,7 +324,8 @@ impl Keeper {
     async fn extend(&mut self, group: &GroupName, slot: &mut Slot) {
         let Some(place) = &slot.place else { return };
         let (index, connected) = (place.link.index, place.connected);
-        let given = self.netlink.add_or_extend(index, slot.address, slot.prefix, LIFETIME_S, connected).await;
+        let wanted = (slot.prefix, slot.preferred);
+        let given = self.netlink.add_or_extend(index, slot.address, wanted, LIFETIME_S, connected).await;
         match given {
             Ok(()) => {
                 slot.extended = self.now();
@@ -312,7 +338,7 @@ impl Keeper {
         }
     }
 
-    fn announce(&mut self, slot: &mut Slot) {
+    pub(super) fn announce(&mut self, slot: &mut Slot) {
         // A refresh that is late (suspend) is sent once, not as often as it was missed.
         let now = self.now();
         while slot.up_since.plus(announce::due_after(slot.announced)) <= now {

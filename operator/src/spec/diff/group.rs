@@ -1,9 +1,9 @@
 //! What changes in the groups: addresses, volumes, services, checks, policies.
 
 use super::{Diff, Impact, differences};
-use crate::spec::model::{Condition, Group, Service, Volume};
-use crate::spec::{Cidr, format_duration, format_size};
-use baton_replicator::types::{GroupName, NodeName, VolumeName};
+use crate::spec::model::{Condition, FAILBACK_AFTER, Group, Service, Volume};
+use crate::spec::{Cidr, StandbyMode, format_duration, format_size};
+use baton_replicator::types::{FrontEndKind, GroupName, NodeName, VolumeName};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What follows from another protocol.
@@ -122,7 +122,13 @@ impl Diff<'_> {
         for (field, before, after) in [
             ("failure_timeout", a.failure_timeout, b.failure_timeout),
             ("start_timeout", a.start_timeout, b.start_timeout),
+            (
+                "takeover_timeout",
+                a.takeover_timeout.unwrap_or(a.start_timeout),
+                b.takeover_timeout.unwrap_or(b.start_timeout),
+            ),
             ("stop_timeout", a.stop_timeout, b.stop_timeout),
+            ("engine_timeout", a.engine_timeout, b.engine_timeout),
         ] {
             if before != after {
                 let what = format!(
@@ -140,16 +146,32 @@ impl Diff<'_> {
             );
             self.live(format!("{path}.migration_threshold"), what, "in force at once; nothing restarts");
         }
-        const KNOWN: [&str; 10] = [
+        if a.standby != b.standby {
+            let (word, what) = match b.standby {
+                StandbyMode::Hot => ("hot", "its services without a volume are started on the standbys"),
+                StandbyMode::Cold => {
+                    ("cold", "its services end on the standbys, which keep containers created")
+                }
+            };
+            let consequence = format!("{what}; what runs on {} goes on", self.on(name));
+            self.live(format!("{path}.standby"), format!("standby of {name} becomes {word}"), &consequence);
+        }
+        const KNOWN: [&str; 16] = [
             "prefer",
             "auto_failback",
+            "stickiness",
+            "with",
+            "apart_from",
             "addresses",
             "volumes",
             "services",
             "checks",
             "failure_timeout",
             "start_timeout",
+            "takeover_timeout",
             "stop_timeout",
+            "engine_timeout",
+            "standby",
             "migration_threshold",
         ];
         for field in differences(a, b).into_iter().filter(|f| !KNOWN.contains(&f.as_str())) {
@@ -158,20 +180,58 @@ impl Diff<'_> {
         }
     }
 
+    fn together(&mut self, name: &GroupName, path: &str, a: &Group, b: &Group) {
+        if let Some(lead) = b.with.as_ref().filter(|_| a.with != b.with) {
+            let what = format!("{name} goes with {lead}");
+            let path = format!("{path}.with");
+            match (self.leader(name).cloned(), self.leader(lead).cloned()) {
+                (Some(here), Some(there)) if here != there => self.add(
+                    Impact::Stops,
+                    path,
+                    what,
+                    format!("hands the group over from {here} to {there}, where {lead} is"),
+                ),
+                _ => self.live(path, what, "in force at once; nothing restarts"),
+            }
+        } else if a.with != b.with {
+            let what = format!("{name} goes with no other group");
+            self.live(format!("{path}.with"), what, "in force at once; nothing restarts");
+        }
+        if a.apart_from != b.apart_from {
+            let names: Vec<&str> = b.apart_from.iter().map(GroupName::as_str).collect();
+            let names = if names.is_empty() { "no other group".to_owned() } else { names.join(", ") };
+            self.live(
+                format!("{path}.apart_from"),
+                format!("{name} keeps apart from {names}"),
+                "beside one of them it moves, once another node has been ready for 10 s",
+            );
+        }
+    }
+
     fn placement(&mut self, name: &GroupName, path: &str, a: &Group, b: &Group) {
-        if (&a.prefer, a.auto_failback) == (&b.prefer, b.auto_failback) {
+        self.together(name, path, a, b);
+        if (&a.prefer, a.auto_failback, a.stickiness) == (&b.prefer, b.auto_failback, b.stickiness) {
             return;
         }
         let order: Vec<&str> = b.prefer.iter().map(NodeName::as_str).collect();
         let order = if order.is_empty() { "none".to_owned() } else { order.join(", ") };
-        let back = if b.auto_failback { "on" } else { "off" };
-        let what = format!("preferred nodes of {name}: {order}, auto_failback {back}");
+        let back = b.auto_failback.map_or("off".to_owned(), |after| match after == FAILBACK_AFTER {
+            true => "on".to_owned(),
+            false => format!("after {}", format_duration(after)),
+        });
+        let sticky = if b.stickiness == 0 { String::new() } else { format!(", stickiness {}", b.stickiness) };
+        let what = format!("preferred nodes of {name}: {order}, auto_failback {back}{sticky}");
+        let place = |n: &NodeName| b.prefer.iter().position(|p| p == n).unwrap_or(b.prefer.len());
+        let ahead = |leader: &NodeName| place(leader) > usize::try_from(b.stickiness).unwrap_or(usize::MAX);
         match (b.auto_failback, b.prefer.first(), self.leader(name).cloned()) {
-            (true, Some(best), Some(leader)) if *best != leader => self.add(
+            (Some(after), Some(best), Some(leader)) if ahead(&leader) => self.add(
                 Impact::Stops,
                 format!("{path}.prefer"),
                 what,
-                format!("hands the group over from {leader} to {best} once that has been ready for 10 s"),
+                format!(
+                    "hands the group over from {leader} to {best} once that has been ready for {}",
+                    format_duration(after)
+                ),
             ),
             _ => self.live(
                 format!("{path}.prefer"),
@@ -184,11 +244,13 @@ impl Diff<'_> {
     fn addresses(&mut self, name: &GroupName, path: &str, a: &[Cidr], b: &[Cidr]) {
         let at = self.on(name);
         let path = format!("{path}.addresses");
-        for address in b.iter().filter(|x| !a.contains(x)) {
+        let at_both =
+            |x: &Cidr, of: &[Cidr]| of.iter().any(|y| (y.address, y.prefix) == (x.address, x.prefix));
+        for address in b.iter().filter(|x| !at_both(x, a)) {
             let what = format!("address {address} joins group {name}");
             self.live(&path, what, format!("added {at} and announced; services go on"));
         }
-        for address in a.iter().filter(|x| !b.contains(x)) {
+        for address in a.iter().filter(|x| !at_both(x, b)) {
             let what = format!("address {address} leaves group {name}");
             self.add(
                 Impact::Interrupts,
@@ -196,6 +258,10 @@ impl Diff<'_> {
                 what,
                 format!("removed {at}: connections to it end; services and other addresses go on"),
             );
+        }
+        for address in b.iter().filter(|x| at_both(x, a) && !a.contains(x)) {
+            let what = format!("options of address {address} of group {name} change");
+            self.live(&path, what, "in force at once; the address stays");
         }
         let same = |x: &&Cidr| a.contains(x) && b.contains(x);
         if !a.iter().filter(same).eq(b.iter().filter(same)) {
@@ -207,13 +273,23 @@ impl Diff<'_> {
         let path = format!("{path}.volumes.{name}");
         if b.size_bytes != a.size_bytes {
             let (from, to) = (format_size(a.size_bytes), format_size(b.size_bytes));
-            let why = if b.size_bytes > a.size_bytes {
-                "a volume cannot grow yet: add a group with a larger volume and move the data with the services' own \
-                 tools"
+            let what = format!("volume {name} {from} becomes {to}");
+            if b.size_bytes < a.size_bytes {
+                let why = "a volume never shrinks: the filesystem in it would be cut off";
+                self.refuse(format!("{path}.size"), what, why);
             } else {
-                "a volume never shrinks: the filesystem in it would be cut off"
-            };
-            self.refuse(format!("{path}.size"), format!("volume {name} {from} becomes {to}"), why);
+                let then = match b.front_end {
+                    FrontEndKind::Fuse => {
+                        "then the block device and the filesystem get larger under the services"
+                    }
+                    FrontEndKind::Nbd => "an NBD client sees the new size when it connects again",
+                };
+                let how = format!(
+                    "grows while it is in use: every node makes room first, and it waits until all of them are \
+                     connected and in sync; {then}; 'baton status' says what it waits for"
+                );
+                self.live(format!("{path}.size"), what, how);
+            }
         }
         if a.filesystem != b.filesystem {
             let what = format!("filesystem of {name} {} becomes {}", a.filesystem, b.filesystem);

@@ -10,7 +10,7 @@ mod group;
 #[cfg(test)]
 mod tests;
 
-use super::{Spec, format_duration, model};
+use super::{Profile, Spec, format_duration, model};
 use baton_replicator::types::{GroupName, NodeName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -144,6 +144,7 @@ pub fn plan(old: &Spec, new: &Spec, facts: &Facts) -> Plan {
         );
     }
     d.timers();
+    d.etcd();
     d.nodes();
     d.groups();
     d.notify();
@@ -183,6 +184,23 @@ impl Diff<'_> {
 
     fn timers(&mut self) {
         let (a, b) = (&self.old.heartbeat, &self.new.heartbeat);
+        if a.profile != b.profile {
+            let election = b.fencetime.saturating_sub(b.warntime);
+            let consequence = match b.profile {
+                Profile::Default => "timers that are not given are the default ones again".to_owned(),
+                Profile::Fast => format!(
+                    "timers that are not given are those of a fast takeover: a leader that is late for {} fences itself, \
+                     one that is late for {} loses its groups, and an election of etcd that lasts longer than {} fences \
+                     a leader whose standby died with etcd's leader until it is over; 'baton links' says how late \
+                     these hosts were",
+                    format_duration(b.fencetime),
+                    format_duration(b.deadtime),
+                    format_duration(election)
+                ),
+            };
+            let what = format!("profile {} becomes {}", a.profile.word(), b.profile.word());
+            self.live("heartbeat.profile", what, consequence);
+        }
         for (name, old, new) in [
             ("keepalive", a.keepalive, b.keepalive),
             ("warntime", a.warntime, b.warntime),
@@ -205,6 +223,29 @@ impl Diff<'_> {
                 let what = format!("{name} {} becomes {}", format_duration(old), format_duration(new));
                 self.live(format!("heartbeat.{name}"), what, consequence);
             }
+        }
+    }
+
+    fn etcd(&mut self) {
+        let (a, b) = (self.old.etcd, self.new.etcd);
+        if a.two_members != b.two_members {
+            let (what, then) = if b.two_members {
+                ("an etcd of two members is accepted", "nothing is advised against it any more")
+            } else {
+                (
+                    "an etcd of two members is not accepted any more",
+                    "agents that run go on, and advise a third",
+                )
+            };
+            self.live("etcd.two_members", what, then);
+        }
+        if a.leader_away != b.leader_away {
+            let (what, then) = if b.leader_away {
+                ("etcd's leader is kept off hosts that lead groups", "it may move within half a minute")
+            } else {
+                ("etcd's leader is left where it is", "nothing moves")
+            };
+            self.live("etcd.leader_away", what, then);
         }
     }
 
@@ -290,12 +331,12 @@ impl Diff<'_> {
 
     fn node_changes(&mut self, name: &NodeName, before: &model::Node, after: &model::Node) {
         let path = format!("nodes.{name}");
-        if !before.heartbeat.iter().any(|link| after.heartbeat.contains(link)) {
+        if !before.heartbeat.iter().any(|link| link.is_there() && after.heartbeat.contains(link)) {
             return self.refuse(
                 format!("{path}.heartbeat"),
                 format!("heartbeats of {name} leave {}", words(&before.heartbeat)),
                 "every link would change at once, and the nodes would not hear each other for a moment: list the new \
-                 address under heartbeat beside an old one, apply, then take the old one out",
+                 link under heartbeat beside an old one, apply, then take the old one out",
             );
         }
         if before.heartbeat != after.heartbeat {
@@ -303,6 +344,15 @@ impl Diff<'_> {
                 format!("{path}.heartbeat"),
                 format!("heartbeat links of {name} become {}", words(&after.heartbeat)),
                 "links that stay go on without a gap",
+            );
+        }
+        if before.fence != after.fence {
+            let devices = after.fence.iter().flatten().map(crate::spec::FenceDevice::name);
+            let names = words(&devices.collect::<Vec<_>>());
+            self.live(
+                format!("{path}.fence"),
+                format!("fence devices of {name} become {}", if names.is_empty() { "none" } else { &names }),
+                "asked for its state at once, used when needed; nothing restarts",
             );
         }
         if before.address != after.address {
@@ -367,6 +417,6 @@ fn differences<T: Serialize>(a: &T, b: &T) -> Vec<String> {
     names
 }
 
-fn words(addresses: &[std::net::IpAddr]) -> String {
-    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+fn words<T: ToString>(links: &[T]) -> String {
+    links.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

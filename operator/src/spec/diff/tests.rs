@@ -47,6 +47,11 @@ const CASES: &[Case] = &[
     case("comment", &[("cluster: demo", "# a word\ncluster: demo")]),
     case("cluster-renamed", &[("cluster: demo", "cluster: other")]),
     case("timers", &[("keepalive: 100ms", "keepalive: 200ms"), ("deadtime: 1500ms", "deadtime: 3s")]),
+    case("profile-fast", &[("{ keepalive: 100ms, warntime: 500ms, deadtime: 1500ms }", "{ profile: fast }")]),
+    case(
+        "profile-fast-with-a-timer-of-its-own",
+        &[("{ keepalive: 100ms, warntime: 500ms, deadtime: 1500ms }", "{ profile: fast, deadtime: 1s }")],
+    ),
     case("ttl", &[("deadtime: 1500ms", "deadtime: 1500ms, ttl: 8s")]),
     case("node-joins", &[(BETA, "  beta: { address: 10.0.0.12 }\n  gamma: { address: 10.0.0.13 }\n")]),
     case("node-replaced", &[(BETA, GAMMA)]),

@@ -22,7 +22,12 @@ const CONDITION: Kind = Word(&["service_started", "service_healthy", "service_co
 pub(super) static SECTIONS: &[&Section] = &[
     &DOCUMENT,
     &HEARTBEAT,
+    &ETCD,
     &NODE,
+    &FENCE,
+    &LINK,
+    &MULTICAST,
+    &SERIAL,
     &GROUP,
     &CIDR,
     &VOLUME,
@@ -38,6 +43,10 @@ pub(super) static SECTIONS: &[&Section] = &[
     &HTTP,
     &TCP,
     &EXEC_CHECK,
+    &SQL_CHECK,
+    &DOCKER_CHECK,
+    &WRITE_CHECK,
+    &PING_CHECK,
     &TARGET,
     &MAIL,
     &WEBHOOK,
@@ -73,6 +82,7 @@ static DOCUMENT: Section = Section {
             "The hosts, by name; two to nine.",
         ),
         field("groups", Map(&In(&GROUP)), MUST, "web: { … }", "What is kept alive, by name."),
+        field("etcd", In(&ETCD), "the defaults below", "{ leader_away: false }", "What is asked of etcd."),
         field(
             "notify",
             Map(&In(&TARGET)),
@@ -90,25 +100,32 @@ static HEARTBEAT: Section = Section {
             that breaks this is refused with the numbers. A change is in force within a second, on running services.",
     one_of: &[],
     fields: &[
-        field("keepalive", Duration, "100ms", "100ms", "Between two heartbeats."),
+        field(
+            "profile",
+            Word(&["default", "fast"]),
+            "default",
+            "fast",
+            "Timers that fit together: `default` for any host, `fast` for hosts that are hardly ever late, to take over after half a second. Timers that are given override those of the profile. See [timing](timing.md#shorter-or-longer).",
+        ),
+        field("keepalive", Duration, "100ms; fast: 50ms", "100ms", "Between two heartbeats."),
         field(
             "warntime",
             Duration,
-            "500ms",
+            "500ms; fast: 200ms",
             "500ms",
             "A peer silent for this long is late, and leaves the in-sync set.",
         ),
         field(
             "fencetime",
             Duration,
-            "(deadtime − 100ms) / 1.25; 1s without deadtime",
+            "(deadtime − 100ms) / 1.25; 1s without deadtime or profile",
             "1s",
             "A leader serves for this long after the last heartbeat that was acknowledged.",
         ),
         field(
             "deadtime",
             Duration,
-            "1500ms",
+            "1500ms; fast: 500ms",
             "1500ms",
             "A standby that acknowledged does not take over for this long. Shorter is a faster takeover and less patience with a loaded host.",
         ),
@@ -151,6 +168,29 @@ static HEARTBEAT: Section = Section {
     ],
 };
 
+static ETCD: Section = Section {
+    title: "etcd",
+    path: "etcd",
+    intro: "Where etcd is, agents are told on their command line (`BATON_ETCD`). See [etcd](operations.md#etcd).",
+    one_of: &[],
+    fields: &[
+        field(
+            "two_members",
+            Boolean,
+            "false",
+            "true",
+            "Accept an etcd of two members: the loss of either stops every change of leadership. Without it the first start of an agent is refused there.",
+        ),
+        field(
+            "leader_away",
+            Boolean,
+            "true",
+            "false",
+            "Agents ask etcd to keep its leader off the hosts that lead groups, so that such a host's death does not cost an election of etcd as well.",
+        ),
+    ],
+};
+
 static NODE: Section = Section {
     title: "A node",
     path: "nodes.<node>",
@@ -173,11 +213,128 @@ static NODE: Section = Section {
         ),
         field(
             "heartbeat",
-            OneOrMore(&Address),
+            OneOrMore(&Either(&Either(&Address, &Word(&["none"])), &In(&LINK))),
             "address, and replication",
-            "[10.0.0.11, 10.1.0.11]",
-            "One address per heartbeat link, as many on every node. At a change at least one must stay.",
+            "[10.0.0.11, { broadcast: eth1 }, { serial: { device: /dev/ttyS0 } }]",
+            "One entry per heartbeat link, as many on every node and in the same order: an address is unicast from it to the others' addresses; other kinds are below; `none` if the node is not on that link. At a change at least one must stay.",
         ),
+        field(
+            "fence",
+            List(&Either(&In(&FENCE), &List(&In(&FENCE)))),
+            "none",
+            "[{ agent: fence_ipmilan, options: { ip: 10.9.0.11, username: admin }, password_file: /etc/baton/bmc-alpha }]",
+            "What can switch the node off from outside: levels, tried in order until one succeeds. A level is a device, or a list of devices of which every one must succeed (two power supplies). See [external fencing](operations.md#external-fencing).",
+        ),
+    ],
+};
+
+static FENCE: Section = Section {
+    title: "A fence device",
+    path: "nodes.<node>.fence[]",
+    intro: "A program in the calling convention of the ClusterLabs fence agents. It is run by agents of other nodes, so it has to be \
+            in their containers, or on their hosts under the directory of `--fence-agents`.",
+    one_of: &[],
+    fields: &[
+        field(
+            "agent",
+            Pattern("^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"),
+            MUST,
+            "fence_ipmilan",
+            "Name of the program.",
+        ),
+        field(
+            "options",
+            Map(&Text),
+            "none",
+            "{ ip: 10.9.0.11, username: admin, lanplus: 1 }",
+            "What it is told on its standard input, as its own manual names it. `action` and `nodename` are added. No passwords.",
+        ),
+        field(
+            "password_file",
+            Path,
+            "none",
+            "/etc/baton/bmc-alpha",
+            "File on every node with the device's password, mode 0600; given to the program as `password`, shown nowhere.",
+        ),
+        field("timeout", Duration, "30s", "20s", "Bound of one run of the program; then it is killed."),
+        field("retries", Whole, "1", "2", "Further attempts after one that failed."),
+        field(
+            "delay",
+            Duration,
+            "0",
+            "5s",
+            "Waited before it is used without a person's word: give it to the devices of the node that should survive when both could fence each other. Of a node's devices the longest counts, once.",
+        ),
+        field(
+            "verify",
+            Boolean,
+            "true",
+            "false",
+            "After `off` the program must answer `status` with off. `false` for one that knows no `status`: then its word is enough.",
+        ),
+    ],
+};
+
+static LINK: Section = Section {
+    title: "A heartbeat link",
+    path: "nodes.<node>.heartbeat[]",
+    intro: "Instead of an address. Exactly one of the four. A link has one kind, and the same place in every node's list. See \
+            [heartbeat links](operations.md#heartbeat-links).",
+    one_of: &["unicast", "broadcast", "multicast", "serial"],
+    fields: &[
+        field("unicast", Address, "none", "10.0.0.11", "The same as the address alone."),
+        field(
+            "broadcast",
+            Text,
+            "none",
+            "eth1",
+            "Interface. Heartbeats go to 255.255.255.255 there, so it needs no address of its own.",
+        ),
+        field("multicast", In(&MULTICAST), "none", "{ … }", "To a multicast group, IPv4 or IPv6."),
+        field(
+            "serial",
+            In(&SERIAL),
+            "none",
+            "{ device: /dev/ttyS0 }",
+            "By a null-modem cable to one other node.",
+        ),
+    ],
+};
+
+static MULTICAST: Section = Section {
+    title: "A multicast link",
+    path: "nodes.<node>.heartbeat[].multicast",
+    intro: "The group is the same at every node.",
+    one_of: &[],
+    fields: &[
+        field(
+            "group",
+            Address,
+            MUST,
+            "239.0.6.94",
+            "Of 239.0.0.0/8 or ff02::/16 within a site. Its own one per cluster, or others' heartbeats are received and dropped.",
+        ),
+        field("interface", Text, MUST, "eth1", "Interface."),
+        field(
+            "ttl",
+            Whole,
+            "1",
+            "2",
+            "Hops: 1 stays on the network, more crosses routers that forward multicast.",
+        ),
+    ],
+};
+
+static SERIAL: Section = Section {
+    title: "A serial link",
+    path: "nodes.<node>.heartbeat[].serial",
+    intro: "Raw, eight bits, no parity, no flow control. Nothing else may use the device: no console, no getty. The agent's \
+            container needs it (`devices` in Compose). A line that cannot carry a heartbeat per keepalive is refused with the \
+            numbers; where it does not carry all groups at once they take turns, and status says so.",
+    one_of: &[],
+    fields: &[
+        field("device", Path, MUST, "/dev/ttyS0", "The tty, under /dev."),
+        field("baud", Whole, "115200", "230400", "Bits per second, the same at both ends."),
     ],
 };
 
@@ -188,13 +345,40 @@ static GROUP: Section = Section {
             stopped in reverse. Cannot be renamed.",
     one_of: &[],
     fields: &[
-        field("prefer", OneOrMore(&Text), "none", "[alpha]", "Nodes in order of preference."),
+        field(
+            "prefer",
+            OneOrMore(&Text),
+            "none",
+            "[alpha]",
+            "Nodes in order of preference; the others come after them. Who could start the group goes first in this order.",
+        ),
         field(
             "auto_failback",
-            Boolean,
+            Either(&Boolean, &Duration),
             "false",
-            "true",
-            "Hand the group back to the first preferred node when it has been ready for 10 s.",
+            "10m",
+            "Hand the group to a node that is further ahead in `prefer` when that has been ready for this long without a break; `true`: for 10 s.",
+        ),
+        field(
+            "stickiness",
+            Whole,
+            "0",
+            "1",
+            "What keeps a group that serves where it is, as in Pacemaker: it moves by itself only to a node that is ahead by more than this, in places of `prefer` (`auto_failback`) or in gateways reached (`ping` checks). Failures, standby mode and a person's word do not ask for it.",
+        ),
+        field(
+            "with",
+            Text,
+            "none",
+            "db",
+            "A group that this one goes with: it is led on the same node, starts when that serves, stops before it, and moves when that moves. It has no `prefer` of its own, and waits while nobody leads the other.",
+        ),
+        field(
+            "apart_from",
+            OneOrMore(&Text),
+            "none",
+            "[reports]",
+            "Groups that this one is rather not led beside. A preference: it runs beside them while no other node is ready, status says so, and it moves when one has been ready for 10 s.",
         ),
         field("addresses", List(&Cidr), "none", "[10.0.0.100/24]", "Addresses that follow the group."),
         field(
@@ -228,6 +412,13 @@ static GROUP: Section = Section {
         field("failure_timeout", Duration, "10m", "10m", "Failures older than this do not count."),
         field("start_timeout", Duration, "2m", "2m", "Bound of a start; then it has failed."),
         field(
+            "takeover_timeout",
+            Duration,
+            "start_timeout",
+            "5m",
+            "The same after a takeover, where a filesystem or a database may have to replay its log first. Planned moves keep `start_timeout`.",
+        ),
+        field(
             "stop_timeout",
             Duration,
             "1m",
@@ -235,11 +426,32 @@ static GROUP: Section = Section {
             "Bound of a stop; longer than every service's `stop_grace_period`.",
         ),
         field(
+            "engine_timeout",
+            Duration,
+            "1m",
+            "30s",
+            "A Docker engine that does not answer makes nothing stopped: the group goes on serving. After this time without an answer it is taken away from the node, if a standby with a working engine is ready.",
+        ),
+        field(
+            "standby",
+            Word(&["cold", "hot"]),
+            "cold",
+            "hot",
+            "`cold`: standbys keep containers created, and a takeover starts them. `hot`: services without a replicated volume run on the standbys, too, and a takeover only moves the addresses; what binds to all addresses is then reachable on every node's own one.",
+        ),
+        field(
             "after_power_loss",
             Word(&["wait", "start"]),
             "wait",
             "start",
             "After a power cut of the whole site, if a member of the in-sync set stays unseen: wait for it, or start without it after `initdead`.",
+        ),
+        field(
+            "fence",
+            Word(&["auto", "required"]),
+            "auto",
+            "required",
+            "When a former leader is switched off by its node's `fence` devices. `auto`: before a slow takeover, and no longer than the attempt takes. `required`: before every takeover from a leader that did not give the group up, and without success nobody takes over; every node needs devices.",
         ),
         field(
             "notify",
@@ -265,6 +477,13 @@ static CIDR: Section = Section {
             "The address, with the prefix length of its network.",
         ),
         field("interface", Text, "that of the node's address", "eth1", "Where it belongs."),
+        field(
+            "preferred",
+            Boolean,
+            "IPv4 true, IPv6 false",
+            "false",
+            "The host may choose it as the source of connections of its own. `false` gives it a preferred lifetime of 0.",
+        ),
     ],
 };
 
@@ -274,7 +493,13 @@ static VOLUME: Section = Section {
     intro: "A block device with a filesystem, whose every acknowledged write is on every in-sync node.",
     one_of: &[],
     fields: &[
-        field("size", Size, MUST, "1GiB", "A multiple of 4 KiB, at least 8 MiB. Cannot be changed."),
+        field(
+            "size",
+            Size,
+            MUST,
+            "1GiB",
+            "A multiple of 4 KiB, at least 8 MiB. A larger one lets the volume grow while it is in use; it never shrinks.",
+        ),
         field(
             "filesystem",
             Word(&["ext4", "xfs"]),
@@ -578,8 +803,9 @@ static ULIMIT: Section = Section {
 static CHECK: Section = Section {
     title: "A check of the group",
     path: "groups.<group>.checks[]",
-    intro: "Made on the leader while the group serves. `{address}` stands for the group's first address.",
-    one_of: &["http", "tcp", "exec"],
+    intro: "Made on the leader while the group serves; `ping` on every node, always. `{address}` stands for the group's first \
+            address. A check counts only after it has passed once since the group began to serve.",
+    one_of: &["http", "tcp", "exec", "sql", "docker", "write", "ping"],
     fields: &[
         field("http", In(&HTTP), MUST, "{ url: \"http://{address}/\" }", "A GET."),
         field("tcp", In(&TCP), MUST, "{ address: \"{address}:3306\" }", "A connection."),
@@ -590,12 +816,61 @@ static CHECK: Section = Section {
             "{ service: mysql, command: [ok] }",
             "A command in a service's container.",
         ),
+        field(
+            "sql",
+            In(&SQL_CHECK),
+            MUST,
+            "{ address: \"{address}:3306\", user: baton, database: app }",
+            "A fresh connection in the MySQL protocol, and a transaction.",
+        ),
+        field("docker", In(&DOCKER_CHECK), MUST, "{ service: mysql }", "The container's own health check."),
+        field(
+            "write",
+            In(&WRITE_CHECK),
+            MUST,
+            "{ service: mysql, path: /var/lib/mysql/.baton-check }",
+            "A write to a replicated volume, made durable.",
+        ),
+        field("ping", In(&PING_CHECK), MUST, "{ address: 10.0.0.1 }", "The way to a gateway."),
     ],
 };
 
 const INTERVAL: Field = field("interval", Duration, "1s", "1s", "Between two; at least 50 ms.");
 const TIMEOUT: Field = field("timeout", Duration, "1s", "1s", "Bound of one; at least 10 ms.");
-const RETRIES: Field = field("retries", Whole, "3", "3", "Failures in a row that count as a failure.");
+const SLOW_INTERVAL: Field = field("interval", Duration, "5s", "5s", "Between two; at least 50 ms.");
+const SLOW_TIMEOUT: Field = field("timeout", Duration, "5s", "5s", "Bound of one; at least 10 ms.");
+const NAME: Field = field(
+    "name",
+    Text,
+    "made of what it does",
+    "front page",
+    "Its name in status, events and metrics; at most 64 characters.",
+);
+const JITTER: Field = field(
+    "jitter",
+    Duration,
+    "the interval",
+    "500ms",
+    "Each check has its own place in the interval, drawn from its name, at most this far into it: many of them do not run at the same moment.",
+);
+const RISE: Field = field("rise", Whole, "1", "2", "Successes in a row after which it passes.");
+const FALL: Field = field("fall", Whole, "3", "3", "Failures in a row that count as a failure.");
+const RETRIES: Field =
+    field("retries", Whole, "3", "3", "The same as `fall`, which counts if both are given.");
+const START_PERIOD: Field = field(
+    "start_period",
+    Duration,
+    "10s",
+    "30s",
+    "Failures in this time after one that was acted upon do not count, unless it passed in between: the time that a restart takes.",
+);
+const ON_FAILURE: Field = field(
+    "on_failure",
+    Word(&["restart", "move", "alarm"]),
+    "restart",
+    "alarm",
+    "`restart`: the service is restarted in place, and after `migration_threshold` failures the group moves. `move`: the group moves at once, if a standby is ready. `alarm`: people are told. A full disk is always only an alarm: no other node has more room.",
+);
 const BLAMED: Field = field(
     "service",
     Text,
@@ -614,7 +889,13 @@ static HTTP: Section = Section {
         field("status", OneOrMore(&Whole), "200 to 399", "[200, 204]", "Statuses that are good."),
         INTERVAL,
         TIMEOUT,
+        JITTER,
+        RISE,
+        FALL,
         RETRIES,
+        START_PERIOD,
+        ON_FAILURE,
+        NAME,
         BLAMED,
     ],
 };
@@ -628,7 +909,13 @@ static TCP: Section = Section {
         field("address", Pattern(":[0-9]+$"), MUST, "{address}:3306", "Where to connect."),
         INTERVAL,
         TIMEOUT,
+        JITTER,
+        RISE,
+        FALL,
         RETRIES,
+        START_PERIOD,
+        ON_FAILURE,
+        NAME,
         BLAMED,
     ],
 };
@@ -643,7 +930,134 @@ static EXEC_CHECK: Section = Section {
         field("command", Command, MUST, "[healthcheck.sh, --connect]", "Good if it ends with status 0."),
         INTERVAL,
         TIMEOUT,
+        JITTER,
+        RISE,
+        FALL,
         RETRIES,
+        START_PERIOD,
+        ON_FAILURE,
+        NAME,
+    ],
+};
+
+static SQL_CHECK: Section = Section {
+    title: "A check by a transaction",
+    path: "groups.<group>.checks[].sql",
+    intro: "Each time a fresh connection to a server that speaks the MySQL protocol (MariaDB, MySQL), and a transaction that is \
+            committed: a row of the table `baton_check`, which is made in `database` if it is missing, is written and read back \
+            afterwards. The user needs `CREATE`, `INSERT`, `UPDATE` and `SELECT` on it. A server that says its disk is full, or that \
+            refuses the user, raises an alarm: neither a restart nor another node would help.",
+    one_of: &[],
+    fields: &[
+        field("address", Pattern(":[0-9]+$"), MUST, "{address}:3306", "Where the server is."),
+        field("user", Text, MUST, "baton", "Who logs in."),
+        field(
+            "password_file",
+            Path,
+            "no password",
+            "/etc/baton/sql/password",
+            "File with the user's password, on every node.",
+        ),
+        field("database", Text, MUST, "app", "The database that is used."),
+        field(
+            "statement",
+            Text,
+            "a row of `baton_check`",
+            "UPDATE heartbeat SET n = n + 1",
+            "A statement that the transaction consists of instead.",
+        ),
+        SLOW_INTERVAL,
+        SLOW_TIMEOUT,
+        JITTER,
+        RISE,
+        FALL,
+        RETRIES,
+        START_PERIOD,
+        ON_FAILURE,
+        NAME,
+        BLAMED,
+    ],
+};
+
+static DOCKER_CHECK: Section = Section {
+    title: "A check by the container's own",
+    path: "groups.<group>.checks[].docker",
+    intro: "What the engine says of the container's `HEALTHCHECK` (or that of its image), as a check with a name. It then decides \
+            what follows when the container is unhealthy, instead of the restart that follows without it. A container without such \
+            a check is good while it runs.",
+    one_of: &[],
+    fields: &[
+        field("service", Text, MUST, "mysql", "Whose container; it is restarted when the check fails."),
+        INTERVAL,
+        TIMEOUT,
+        JITTER,
+        RISE,
+        FALL,
+        RETRIES,
+        START_PERIOD,
+        ON_FAILURE,
+        NAME,
+    ],
+};
+
+static WRITE_CHECK: Section = Section {
+    title: "A check by a write",
+    path: "groups.<group>.checks[].write",
+    intro: "Writes 4 KiB to a file on a replicated volume and makes them durable, which needs every in-sync node. Done in the \
+            service's container as its own user, with `sh`, `dd` and `df` of its image. A write that hangs is left alone; while it \
+            does, the check fails and begins no other. A full filesystem raises an alarm: every node has the same.",
+    one_of: &[],
+    fields: &[
+        field("service", Text, MUST, "mysql", "In whose container; it is restarted when the check fails."),
+        field(
+            "path",
+            Path,
+            MUST,
+            "/var/lib/mysql/.baton-check",
+            "A file that is only for this, on a replicated volume of the service.",
+        ),
+        field(
+            "min_free",
+            Size,
+            "1MiB",
+            "100MiB",
+            "Less free space than this for ordinary users counts as full.",
+        ),
+        SLOW_INTERVAL,
+        SLOW_TIMEOUT,
+        JITTER,
+        RISE,
+        FALL,
+        RETRIES,
+        START_PERIOD,
+        ON_FAILURE,
+        NAME,
+    ],
+};
+
+static PING_CHECK: Section = Section {
+    title: "A check of the way to a gateway",
+    path: "groups.<group>.checks[].ping",
+    intro: "ICMP echo, made by every node, and told to the others in heartbeats. The group is handed over if a standby that is ready \
+            has reached more of the group's gateways than its leader for `hold`. Nothing is ever stopped for it: if no node reaches the \
+            gateway, everything stays where it is. Nor does `auto_failback` bring a group to a node that reaches fewer.",
+    one_of: &[],
+    fields: &[
+        field("address", Address, MUST, "10.0.0.1", "Who has to answer; IPv4 or IPv6."),
+        field(
+            "hold",
+            Duration,
+            "10s",
+            "30s",
+            "For how long without a break the other node must have been better.",
+        ),
+        INTERVAL,
+        TIMEOUT,
+        JITTER,
+        RISE,
+        FALL,
+        RETRIES,
+        NAME,
     ],
 };
 

@@ -16,7 +16,17 @@ const PROBE: &str = r#"
 zzz: 1
 cluster: demo
 heartbeat: { zzz: 1 }
-nodes: { a: { address: 10.0.0.1, zzz: 1 }, b: { address: 10.0.0.2 } }
+etcd: { zzz: 1 }
+nodes:
+  a:
+    address: 10.0.0.1
+    zzz: 1
+    fence: [{ agent: fence_x, zzz: 1 }]
+    heartbeat:
+      - { broadcast: eth0, zzz: 1 }
+      - { multicast: { group: 239.0.0.1, interface: eth0, zzz: 1 } }
+      - { serial: { device: /dev/ttyS0, zzz: 1 } }
+  b: { address: 10.0.0.2 }
 groups:
   web:
     zzz: 1
@@ -35,6 +45,10 @@ groups:
       - { http: { url: "http://x/", zzz: 1 }, zzz: 1 }
       - { tcp: { address: "x:1", zzz: 1 } }
       - { exec: { service: s, command: [x], zzz: 1 } }
+      - { sql: { address: "x:1", user: u, database: d, zzz: 1 } }
+      - { docker: { service: s, zzz: 1 } }
+      - { write: { service: s, path: /v/f, zzz: 1 } }
+      - { ping: { address: 10.0.0.3, zzz: 1 } }
 notify:
   m: { mail: { to: [a@b.org], via: "smtp://x", zzz: 1 }, zzz: 1 }
   w: { webhook: { url: "http://x/", zzz: 1 } }
@@ -45,7 +59,12 @@ notify:
 const PLACES: &[(&str, &str)] = &[
     ("", "zzz"),
     ("heartbeat", "heartbeat.zzz"),
+    ("etcd", "etcd.zzz"),
     ("nodes.<node>", "nodes.a.zzz"),
+    ("nodes.<node>.fence[]", "nodes.a.fence[0].zzz"),
+    ("nodes.<node>.heartbeat[]", "nodes.a.heartbeat[0].zzz"),
+    ("nodes.<node>.heartbeat[].multicast", "nodes.a.heartbeat[1].multicast.zzz"),
+    ("nodes.<node>.heartbeat[].serial", "nodes.a.heartbeat[2].serial.zzz"),
     ("groups.<group>", "groups.web.zzz"),
     ("groups.<group>.addresses[]", "groups.web.addresses[0].zzz"),
     ("groups.<group>.volumes.<volume>", "groups.web.volumes.v.zzz"),
@@ -61,6 +80,10 @@ const PLACES: &[(&str, &str)] = &[
     ("groups.<group>.checks[].http", "groups.web.checks[0].http.zzz"),
     ("groups.<group>.checks[].tcp", "groups.web.checks[1].tcp.zzz"),
     ("groups.<group>.checks[].exec", "groups.web.checks[2].exec.zzz"),
+    ("groups.<group>.checks[].sql", "groups.web.checks[3].sql.zzz"),
+    ("groups.<group>.checks[].docker", "groups.web.checks[4].docker.zzz"),
+    ("groups.<group>.checks[].write", "groups.web.checks[5].write.zzz"),
+    ("groups.<group>.checks[].ping", "groups.web.checks[6].ping.zzz"),
     ("notify.<name>", "notify.m.zzz"),
     ("notify.<name>.mail", "notify.m.mail.zzz"),
     ("notify.<name>.webhook", "notify.w.webhook.zzz"),
@@ -148,6 +171,7 @@ fn the_schema_takes_good_documents_and_refuses_bad_ones() {
         ("condition: service_healthy", "condition: service_happy"),
         ("image: httpd:2.4", "ports: [80]"),
         ("after_power_loss: start", "after_power_loss: run"),
+        ("http: { url: \"http://{address}/\"", "gopher: { url: \"http://{address}/\""),
         ("http: { url: \"http://{address}/\"", "ping: { url: \"http://{address}/\""),
         ("via: \"smtp://mail:25\"", "via: mail"),
         ("migration_threshold: 2", "migration_threshold: often"),

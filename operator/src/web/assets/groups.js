@@ -68,6 +68,7 @@ function row(app, group) {
         pair('epoch', 'Epoch', String(group.epoch.number)),
         pair('insync', 'In sync', h('span', { class: group.in_sync.length < 2 && group.nodes.length > 1 ? 'tone-warn' : '' }, group.in_sync.length ? group.in_sync.join(', ') : 'nobody')),
         pair('ready', 'Could take over', ready.length ? list(ready) : h('span', { class: 'tone-warn' }, 'nobody')),
+        group.safety?.length ? pair('safety', 'Safety', group.safety.map((level) => level.replaceAll('_', ' ')).join(', ')) : null,
         pair('address', 'Address', group.addresses.length ? group.addresses.map((a) => h('code', { key: a }, bare(a))) : h('span', { class: 'dim' }, 'none'))),
       actionButton(app, 'move', 'Move …', () => app.ask('move', { group: group.name }), `Move ${group.name}`, 'move')),
     !open && whyAttention(group) && h('p', { class: 'because' }, whyAttention(group)),
@@ -83,6 +84,8 @@ function body(app, group, id) {
   return h('div', { class: 'body', id },
     reasonOf(group) && needsAttention(group) && h('p', { class: 'because' }, `Because ${reasonOf(group)}.`),
     group.target && group.target !== group.leader && h('p', { class: 'because' }, `Asked to move to ${group.target}.`),
+    group.disabled && h('p', { class: 'because' }, `Disabled by ${noted(group.disabled)}.`),
+    group.pinned && h('p', { class: 'because' }, `Pinned by ${noted(group.pinned)}.`),
     isMoving(group) && steps(group),
     h('div', { class: 'columns' },
       h('div', { class: 'column' }, nodes(app, group), services(app, group)),
@@ -92,6 +95,11 @@ function body(app, group, id) {
         served(group), timeline(app, group))),
     h('div', { class: 'more' },
       actionButton(app, 'recover', 'Recover …', () => app.ask('recover', { group: group.name }), `Recover ${group.name}`, 'small')));
+}
+
+/** Who said so, since when and why, without the full stop. */
+function noted(note) {
+  return `${note.owner}, since ${note.since}${note.reason ? `: ${note.reason}` : ''}`;
 }
 
 /** Says how old facts are that should be newer: those that are fresh need no word. */

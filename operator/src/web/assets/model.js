@@ -57,9 +57,12 @@ export function readyStandbys(group) {
   return group.nodes.filter((part) => part.node !== group.leader && part.ready).map((part) => part.node);
 }
 
+/** The group does not run because somebody has disabled it. */
+export const rests = (group) => Boolean(group.disabled) && !group.leader;
+
 /** The group wants somebody to look. */
 export function needsAttention(group) {
-  return group.state !== 'serving' || readyStandbys(group).length === 0;
+  return !rests(group) && (group.state !== 'serving' || readyStandbys(group).length === 0);
 }
 
 /** The whole in one sentence, with its tone. */
@@ -67,7 +70,7 @@ export function headline(status) {
   const { groups } = status;
   if (groups.length === 0) return { tone: 'warn', text: 'The specification has no groups yet.' };
   const moving = groups.filter(isMoving);
-  const away = groups.filter((group) => group.state !== 'serving' && !isMoving(group));
+  const away = groups.filter((group) => group.state !== 'serving' && !isMoving(group) && !rests(group));
   const alone = groups.filter((group) => group.state === 'serving' && readyStandbys(group).length === 0);
   if (away.length > 0) return { tone: 'bad', text: sentenceAway(away, groups) };
   if (moving.length > 0) {
@@ -75,6 +78,11 @@ export function headline(status) {
     return { tone: 'busy', text: sentenceMoving(moving, groups) + besides };
   }
   if (alone.length > 0) return { tone: 'warn', text: sentenceAlone(alone, groups) };
+  const resting = groups.filter(rests).map((group) => group.name);
+  if (resting.length > 0) {
+    const others = resting.length < groups.length ? '; everything else serves' : '';
+    return { tone: 'warn', text: `${list(resting)} ${resting.length === 1 ? 'is' : 'are'} disabled${others}.` };
+  }
   const text = groups.length === 1
     ? `${groups[0].name} serves on ${groups[0].leader}; ${list(readyStandbys(groups[0]))} could take over.`
     : `All ${groups.length} groups serve, and each has a standby that could take over.`;

@@ -211,6 +211,10 @@ pub(super) fn volumes(status: &ClusterStatus, theme: Theme, width: u16) -> Secti
             Span::raw(format!("  {}  {role}/", bytes(volume.size_bytes))),
             Span::styled(words::disk(volume.disk), disk_style(volume.disk, theme)),
         ]));
+        if let Some(growth) = &volume.growth {
+            let text = format!("  grows to {}: {}", bytes(growth.to_bytes), growth.waits);
+            lines.push(Line::raw(cut(&text, width.into())));
+        }
         if let Some(frozen) = &volume.frozen {
             lines.push(Line::styled(cut(&format!("  FROZEN: {frozen}"), width.into()), theme.bad()));
         }
