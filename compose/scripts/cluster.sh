@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# cluster.sh up | wait | down | demo: the demo's cluster, or another one beside it by BATON_PROJECT, BATON_CLUSTER and
+# cluster.sh up | start | wait | down | demo: the demo's cluster, or another one beside it by BATON_PROJECT, BATON_CLUSTER and
 # BATON_SUBNET (a /24 without its last number).
 #   up     set-up, build, images, start, wait until the group serves and both replicas are in sync
+#   start  the same with the images that are there; BATON_SPEC_FILE is another specification than the demo's, BATON_WAIT_PATH
+#          what is asked of its address (default ?format=json, the page with its rows)
 #   wait   only the waiting; BATON_WAIT seconds at most (default 120)
 #   down   removes every trace: containers, networks, volumes, loop devices, mounts, device links
 #   demo   up, then what to look at and what to try
@@ -53,9 +55,9 @@ status_json() {
 complete() {
     status_json | jq -e '
         all(.groups[]; .state == "serving" and (.in_sync | length) == 2
-            and all(.nodes[]; .disk == "UpToDate"))
+            and ((.volumes | length) == 0 or all(.nodes[]; .disk == "UpToDate")))
         and (.groups | length) > 0' > /dev/null \
-        && curl -fsS -m 2 -o /dev/null "http://$VIP/?format=json" 2> /dev/null
+        && curl -fsS -m 2 -o /dev/null "http://$VIP/${BATON_WAIT_PATH:-?format=json}" 2> /dev/null
 }
 
 wait_complete() {
@@ -87,6 +89,10 @@ up() {
     step "Docker engine, Compose, tools" "$SCRIPTS/setup.sh" engine
     build_all
     step "image of Baton" "$SCRIPTS/images.sh" baton
+    begin
+}
+
+begin() {
     step "start 2 hosts, 3 etcd members, monitoring, mail" start
     step "web serves, both replicas UpToDate" wait_complete
 }
@@ -184,6 +190,7 @@ TEXT
 
 case ${1:-} in
     up) say "cluster $BATON_CLUSTER (project $BATON_PROJECT, network $BATON_SUBNET.0/24)"; up ;;
+    start) begin ;;
     wait) step "web serves, both replicas UpToDate" wait_complete ;;
     down) step "remove cluster $BATON_CLUSTER (project $BATON_PROJECT)" down ;;
     demo)

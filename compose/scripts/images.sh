@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# images.sh base | services | baton: makes the images of the demo.
+# images.sh base | services | baton | bench: makes the images of the demo.
 #   base      debian:trixie-slim, from a registry if one answers, else from Debian packages with mmdebstrap
 #   services  etcd, prometheus, alertmanager, webhook, apache-php, mariadb, host, mail
 #   baton     from the binaries that `cargo build --release` has left in target/
+#   bench     the peers of `make bench-failover`: keepalived, pacemaker, heartbeat; needs services
 # Everything is cached by the engine; a second run takes about a second.
 . "$(dirname "$0")/lib.sh"
 
@@ -48,8 +49,9 @@ make_base() {
     rm -f "$BUILD/base.tar"
 }
 
+# build STAGE TAG [DOCKERFILE]
 build() {
-    local args=(--target "$1" --tag "$2")
+    local args=(--target "$1" --tag "$2" --file "$ROOT/${3:-Dockerfile}")
     # The pulled base reads deb.debian.org; one that was made here has the host's mirror already.
     [ "$MIRROR" = "$DEFAULT_MIRROR" ] || args+=(--build-arg "APT_MIRROR=$MIRROR" --build-arg "APT_SECURITY=$SECURITY")
     [ -z "$PROXY" ] || args+=(--build-arg "APT_PROXY=$PROXY")
@@ -72,6 +74,11 @@ make_baton() {
     build baton-prebuilt baton/baton
     # A host with a newer libc than trixie's makes binaries that do not start there.
     docker run --rm --network none baton/baton baton --version
+}
+
+make_bench() {
+    local peer
+    for peer in keepalived pacemaker heartbeat; do build "$peer" "baton/bench-$peer" compose/bench/Dockerfile; done
 }
 
 for part in "$@"; do "make_$part"; done

@@ -168,7 +168,8 @@ setup_promtool() {
 # MariaDB's and QEMU's programs without what would run them as services.
 setup_bench() {
     local missing=() tool
-    for tool in fio:fio sysbench:sysbench mariadbd:mariadb-server-core losetup:mount setpriv:util-linux mkfs.ext4:e2fsprogs; do
+    for tool in fio:fio sysbench:sysbench mariadbd:mariadb-server-core my_print_defaults:mariadb-client-core losetup:mount \
+        setpriv:util-linux mkfs.ext4:e2fsprogs; do
         command -v "${tool%%:*}" > /dev/null || missing+=("${tool##*:}")
     done
     # qemu-utils has it since Debian 12's backports, qemu-system-common had it before.

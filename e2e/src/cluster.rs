@@ -1,6 +1,6 @@
 //! The cluster under test: asking it, waiting for it, commanding it, and making it whole again.
 
-use crate::config::{API_PORT, Config, GROUP};
+use crate::config::{API_PORT, Config, GROUP, output_dir};
 use crate::docker::{self, Role};
 use crate::faults;
 use crate::http;
@@ -178,7 +178,8 @@ impl Cluster {
         self.baton(&["move", GROUP, "--to", host]).unwrap_or_else(|e| panic!("{e:#}"));
     }
 
-    /// Undoes every fault this suite knows, starts what does not run, and waits for health. Returns the leader.
+    /// Undoes every fault this suite knows and a person's word about nodes and the group, starts what does not run, and waits for
+    /// health. Returns the leader.
     ///
     /// # Panics
     /// As [`Cluster::heal_within`], with [`WHOLE`].
@@ -208,10 +209,20 @@ impl Cluster {
                 }
             });
         }
+        for (word, taken_back) in [("disabled", "enable"), ("pinned", "unpin")] {
+            let view = self.view();
+            if view.of.keys().any(|h| view.of(h).is_ok_and(|s| !s.group()[word].is_null())) {
+                self.baton(&["group", taken_back, GROUP]).unwrap_or_else(|e| panic!("{e:#}"));
+            }
+        }
         self.wait_healthy(limit)
     }
 
-    fn mend(&self) -> Result<()> {
+    /// Undoes every fault this suite knows and starts what does not run; waits for nothing.
+    ///
+    /// # Errors
+    /// If there is no such cluster, or the engine refuses something, perhaps because an agent changes the same.
+    pub fn mend(&self) -> Result<()> {
         let all = docker::containers(&self.config)?;
         if !all.iter().any(|c| c.role == Role::Agent) {
             bail!("project {} has no agents: bring the cluster up with 'make test'", self.config.project);
@@ -227,5 +238,20 @@ impl Cluster {
             faults::mend_links(self, &host.name)?;
         }
         Ok(())
+    }
+
+    /// Leaves what is known about a failure in `target/e2e/<name>.log` and says so.
+    pub fn diagnose(&self, name: &str) {
+        let mut text = self.view().print();
+        for c in docker::containers(&self.config).unwrap_or_default() {
+            let log = docker::log_tail(&c.id, 300);
+            text += &format!("--- {} ({:?}, running: {}) ---\n{log}\n", c.name, c.role, c.running);
+        }
+        let path = output_dir().join("e2e").join(format!("{}.log", name.replace(' ', "-")));
+        let _ = std::fs::create_dir_all(output_dir().join("e2e"));
+        match std::fs::write(&path, text) {
+            Ok(()) => println!("    statuses and logs of all containers: {}", path.display()),
+            Err(error) => println!("    could not write {}: {error}", path.display()),
+        }
     }
 }

@@ -12,6 +12,8 @@ pub const API_PORT: u16 = 7480;
 pub const REPLICATION_PORT: u16 = 7788;
 /// Heartbeats between agents.
 pub const HEARTBEAT_PORT: u16 = 694;
+/// etcd's clients.
+pub const ETCD_PORT: u16 = 2379;
 /// The demo's only group and volume.
 pub const GROUP: &str = "web";
 /// See [`GROUP`].

@@ -5,11 +5,12 @@
 //! processes under test is needed.
 
 use crate::cluster::Cluster;
-use crate::config::{HEARTBEAT_PORT, REPLICATION_PORT};
+use crate::config::{ETCD_PORT, HEARTBEAT_PORT, REPLICATION_PORT};
 use crate::docker::{self, Container, Role};
 use crate::shell;
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 /// Rounds in which containers that an agent was starting while it died are looked for.
@@ -62,7 +63,12 @@ pub fn power_on(cluster: &Cluster, host: &str) -> Result<()> {
 /// # Errors
 /// If the host is off or the command fails.
 pub fn in_namespace(cluster: &Cluster, host: &str, argv: &[&str]) -> Result<String> {
-    let pid = namespace_pid(cluster, host)?.to_string();
+    within(namespace_pid(cluster, host)?, argv)
+}
+
+/// The same, in the namespace of a process.
+fn within(pid: u32, argv: &[&str]) -> Result<String> {
+    let pid = pid.to_string();
     let mut whole = vec!["nsenter", "-t", &pid, "-n", "--"];
     whole.extend(argv);
     shell::run(&whole)
@@ -90,7 +96,7 @@ pub struct CableCut {
 /// # Errors
 /// If the host is off or has no veth.
 pub fn cut_cable(cluster: &Cluster, host: &str) -> Result<CableCut> {
-    let veth = veth(cluster, host)?;
+    let veth = veth(namespace_pid(cluster, host)?, host)?;
     shell::run(&["ip", "link", "set", &veth, "down"])?;
     Ok(CableCut { veth, at: Instant::now() })
 }
@@ -102,10 +108,17 @@ impl Drop for CableCut {
     }
 }
 
+/// Name, on the machine, of the other end of a host's cable.
+///
+/// # Errors
+/// As [`cut_cable`].
+pub fn link_of(cluster: &Cluster, host: &str) -> Result<String> {
+    veth(namespace_pid(cluster, host)?, host)
+}
+
 /// Name, on the machine, of the other end of the host's only Ethernet link.
-fn veth(cluster: &Cluster, host: &str) -> Result<String> {
-    let inside: serde_json::Value =
-        serde_json::from_str(&in_namespace(cluster, host, &["ip", "-j", "link"])?)?;
+fn veth(namespace: u32, host: &str) -> Result<String> {
+    let inside: serde_json::Value = serde_json::from_str(&within(namespace, &["ip", "-j", "link"])?)?;
     let peer = inside.as_array().into_iter().flatten().find(|l| l["link_type"] == "ether");
     let peer = peer.and_then(|l| l["link_index"].as_u64()).ok_or_else(|| anyhow!("{host} has no veth"))?;
     let outside: serde_json::Value = serde_json::from_str(&shell::run(&["ip", "-j", "link"])?)?;
@@ -114,7 +127,7 @@ fn veth(cluster: &Cluster, host: &str) -> Result<String> {
     name.with_context(|| format!("the machine has no interface {peer}, the other end of {host}'s link"))
 }
 
-/// Packets of one port (replication's, heartbeats') are dropped in a host's namespace, both ways; others pass.
+/// Packets are dropped in a host's namespace; others pass.
 #[derive(Debug)]
 pub struct ReplicationBlock {
     cluster: Cluster,
@@ -141,12 +154,49 @@ pub fn block_heartbeats(cluster: &Cluster, host: &str) -> Result<ReplicationBloc
     block(cluster, host, "udp", HEARTBEAT_PORT)
 }
 
+/// Cuts a host off from an address, both ways; the rest of the network reaches it.
+///
+/// # Errors
+/// As [`block_replication`].
+pub fn block_address(cluster: &Cluster, host: &str, address: Ipv4Addr) -> Result<ReplicationBlock> {
+    filter(cluster, host, &format!("ip saddr {address} drop"), &format!("ip daddr {address} drop"))
+}
+
+/// A host hears nothing of an address, which hears it.
+///
+/// # Errors
+/// As [`block_replication`].
+pub fn deaf_to(cluster: &Cluster, host: &str, address: Ipv4Addr) -> Result<ReplicationBlock> {
+    filter(cluster, host, &format!("ip saddr {address} drop"), "")
+}
+
+/// A host hears no heartbeats, and its own are heard.
+///
+/// # Errors
+/// As [`block_replication`].
+pub fn deaf_to_heartbeats(cluster: &Cluster, host: &str) -> Result<ReplicationBlock> {
+    filter(cluster, host, &format!("udp dport {HEARTBEAT_PORT} drop"), "")
+}
+
+/// A host does not reach etcd, wherever its members are.
+///
+/// # Errors
+/// As [`block_replication`].
+pub fn block_etcd(cluster: &Cluster, host: &str) -> Result<ReplicationBlock> {
+    block(cluster, host, "tcp", ETCD_PORT)
+}
+
 fn block(cluster: &Cluster, host: &str, protocol: &str, port: u16) -> Result<ReplicationBlock> {
-    let rules: String = ["input", "output"]
-        .iter()
-        .map(|hook| format!("chain {hook} {{\n type filter hook {hook} priority -150;\n {protocol} dport {port} drop\n {protocol} sport {port} drop\n}}\n"))
-        .collect();
-    in_namespace(cluster, host, &["nft", &format!("table inet {TABLE} {{\n{rules}}}")])?;
+    let both = format!("{protocol} dport {port} drop\n {protocol} sport {port} drop");
+    filter(cluster, host, &both, &both)
+}
+
+/// Rules for what comes to a host and for what it sends.
+fn filter(cluster: &Cluster, host: &str, input: &str, output: &str) -> Result<ReplicationBlock> {
+    let chain =
+        |hook, rules| format!("chain {hook} {{\n type filter hook {hook} priority -150;\n {rules}\n}}\n");
+    let table = format!("table inet {TABLE} {{\n{}{}}}", chain("input", input), chain("output", output));
+    in_namespace(cluster, host, &["nft", &table])?;
     Ok(ReplicationBlock { cluster: cluster.clone(), host: host.to_owned(), at: Instant::now() })
 }
 
@@ -183,9 +233,10 @@ pub fn slow_replication(cluster: &Cluster, host: &str, rate: &str) -> Result<()>
 /// # Errors
 /// If the host is off or its veth cannot be set up.
 pub fn mend_links(cluster: &Cluster, host: &str) -> Result<()> {
-    shell::run(&["ip", "link", "set", &veth(cluster, host)?, "up"])?;
-    let _ = in_namespace(cluster, host, &["nft", "delete", "table", "inet", TABLE]);
-    let _ = in_namespace(cluster, host, &["tc", "qdisc", "del", "dev", "eth0", "root"]);
+    let namespace = namespace_pid(cluster, host)?;
+    shell::run(&["ip", "link", "set", &veth(namespace, host)?, "up"])?;
+    let _ = within(namespace, &["nft", "delete", "table", "inet", TABLE]);
+    let _ = within(namespace, &["tc", "qdisc", "del", "dev", "eth0", "root"]);
     Ok(())
 }
 

@@ -7,8 +7,7 @@
 //! runs stand in the report.
 
 use crate::cluster::{Cluster, WHOLE};
-use crate::config::{Config, output_dir};
-use crate::docker;
+use crate::config::Config;
 use crate::journal::Journal;
 use crate::netns::Netns;
 use crate::prober::{CADENCE, Prober};
@@ -35,10 +34,14 @@ pub struct Scenario {
     late: RefCell<Vec<String>>,
 }
 
+/// How often a scenario may miss a time bound, never a fact, before that counts: others on a shared machine steal more than the 100 ms
+/// that some bounds are.
+const TRIES: usize = 3;
+
 /// Runs a scenario against the cluster, or skips it if there is to be none.
 ///
 /// # Panics
-/// If the scenario does, missed a bound twice, or left a cluster that does not become healthy.
+/// If the scenario does, missed a bound three times in a row, or left a cluster that does not become healthy.
 pub fn scenario(name: &'static str, body: impl Fn(&Scenario, &str)) {
     if std::env::var_os("BATON_E2E").is_none() {
         println!("skipped: '{name}' needs the cluster of 'make test'");
@@ -48,12 +51,16 @@ pub fn scenario(name: &'static str, body: impl Fn(&Scenario, &str)) {
     let lock = File::create(std::env::temp_dir().join("baton-e2e.lock")).and_then(|f| f.lock().map(|()| f));
     let _lock = lock.unwrap_or_else(|e| panic!("lock of the suite: {e}"));
     println!("=== {name}");
-    let late = once(name, &body);
-    if !late.is_empty() {
-        println!("    once more, for it was late: {late}");
-        let again = once(name, &body);
-        assert!(again.is_empty(), "{name} missed its bounds twice: {late}; then {again}");
+    let mut missed = Vec::new();
+    for _ in 0..TRIES {
+        let late = once(name, &body);
+        if late.is_empty() {
+            return;
+        }
+        println!("    it was late: {late}");
+        missed.push(late);
     }
+    panic!("{name} missed its bounds {TRIES} times: {}", missed.join("; then "));
 }
 
 /// Runs a scenario, and says which time bounds it missed.
@@ -195,24 +202,8 @@ impl Scenario {
         })
     }
 
-    /// Leaves what is known about a failure in `target/e2e/<name>.log` and says so.
+    /// As [`Cluster::diagnose`], in the scenario's name.
     pub fn diagnose(&self) {
-        let mut text = self.view().print();
-        for container in docker::containers(&self.config).unwrap_or_default() {
-            let c = &container;
-            text += &format!(
-                "--- {} ({:?}, running: {}) ---\n{}\n",
-                c.name,
-                c.role,
-                c.running,
-                docker::log_tail(&c.id, 300)
-            );
-        }
-        let path = output_dir().join("e2e").join(format!("{}.log", self.name.replace(' ', "-")));
-        let _ = std::fs::create_dir_all(output_dir().join("e2e"));
-        match std::fs::write(&path, text) {
-            Ok(()) => println!("    statuses and logs of all containers: {}", path.display()),
-            Err(error) => println!("    could not write {}: {error}", path.display()),
-        }
+        self.cluster.diagnose(self.name);
     }
 }

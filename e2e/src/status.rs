@@ -110,6 +110,7 @@ impl View {
     pub fn healthy(&self) -> Result<&str, String> {
         let leader = self.serving().ok_or("no host serves")?;
         let own = self.of(leader)?;
+        let without_data = own.group()["volumes"].as_array().is_some_and(Vec::is_empty);
         for host in self.of.keys() {
             let status = self.of(host)?;
             if status.leader() != Some(leader) || status.epoch() != own.epoch() {
@@ -122,7 +123,7 @@ impl View {
             if status.node(host)["mode"] != "online" {
                 return Err(format!("{host} is in mode {}", status.node(host)["mode"]));
             }
-            if status.volume()["disk"] != "UpToDate" {
+            if !without_data && status.volume()["disk"] != "UpToDate" {
                 return Err(format!("the replica of {host} is {}", status.volume()["disk"]));
             }
             if host != leader && own.group_node(host)["ready"] != true {
@@ -188,6 +189,18 @@ mod tests {
         let alpha = view.of("alpha").unwrap();
         assert_eq!((alpha.epoch(), alpha.advice().as_str()), (7, "a\nb"));
         assert_eq!(alpha.peer("beta")["dirty_bytes"], 5);
+    }
+
+    #[test]
+    fn a_group_without_volumes_has_no_replica_to_wait_for() {
+        let mut view = healthy_view();
+        for status in view.of.values_mut().flatten() {
+            *status.0.pointer_mut("/groups/0/volumes").unwrap() = json!([]);
+        }
+        assert_eq!(view.healthy(), Ok("alpha"));
+        let status = view.of.get_mut("alpha").and_then(Option::as_mut).unwrap();
+        *status.0.pointer_mut("/groups/0/volumes").unwrap() = Value::Null;
+        assert!(view.healthy().is_err(), "unknown volumes are not none");
     }
 
     #[test]

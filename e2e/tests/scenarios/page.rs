@@ -18,6 +18,8 @@ const MOVED: Duration = Duration::from_secs(30);
 const REASON: &str = "a test of the page";
 /// A verify of the demo's volume of 1 GiB at the floor of 4 MiB/s, and a little more.
 const VERIFIED: Duration = Duration::from_secs(280);
+/// The page hears of a verify about once a second: in this time several times.
+const SEVERAL_NEWS: Duration = Duration::from_secs(4);
 
 #[test]
 fn a_handover_from_the_page() {
@@ -201,11 +203,14 @@ async fn verify(t: &Scenario, leader: &str) -> anyhow::Result<()> {
     t.expect("in baton status of the other host", status.contains("verify: ["), status.contains("verify: "));
     page.until("its end", VERIFIED, "document.querySelector('[data-verify]')?.dataset.verify === 'done'")
         .await;
-    t.tell("a verify of 1 GiB, from the page", report::ms(asked.elapsed()));
+    let took = asked.elapsed();
+    t.tell("a verify of 1 GiB, from the page", report::ms(took));
     let values = page.run("return window.values").await?;
     let values: Vec<u64> =
         values.as_array().into_iter().flatten().filter_map(serde_json::Value::as_u64).collect();
-    let grows = values.len() >= 2 && values.is_sorted();
+    // A fast disk is done before the page hears of it twice.
+    let seen = if took < SEVERAL_NEWS { 1 } else { 2 };
+    let grows = values.len() >= seen && values.is_sorted();
     t.expect("the bar was seen to grow", grows, format!("{values:?}"));
     page.until(
         "found and repaired",

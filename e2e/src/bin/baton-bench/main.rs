@@ -40,13 +40,14 @@ fn main() -> Result<()> {
     os::catch_signals()?;
     os::sweep(&options.dir);
     let machine = report::machine(&options);
-    let measured = measure(&options);
+    let mut results = Results::default();
+    let measured = measure(&options, &mut results);
     os::sweep(&options.dir);
-    // Files of a failed run stay, with the logs that say why.
-    let results = measured.with_context(|| format!("logs are in {}", options.dir.display()))?;
-    std::fs::remove_dir_all(&options.dir).with_context(|| format!("remove {}", options.dir.display()))?;
     let text = report::text(&options, &results, &machine);
     print!("{text}");
+    // What a failed run did measure is worth showing, and no page. Its files stay, with the logs that say why.
+    measured.with_context(|| format!("logs are in {}", options.dir.display()))?;
+    std::fs::remove_dir_all(&options.dir).with_context(|| format!("remove {}", options.dir.display()))?;
     if let Some(path) = &options.json {
         let json = serde_json::to_string_pretty(&results.json())? + "\n";
         std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
@@ -57,7 +58,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn measure(options: &Options) -> Result<Results> {
+fn measure(options: &Options, results: &mut Results) -> Result<()> {
     for entry in std::fs::read_dir(&options.dir)? {
         let path = entry?.path();
         let ours = path.is_dir() && std::fs::remove_dir_all(&path).is_ok();
@@ -67,9 +68,8 @@ fn measure(options: &Options) -> Result<Results> {
     let pki = options.dir.join("pki");
     progress.says("making certificates");
     replicator::certificates(&options.program("baton")?, &pki)?;
-    let mut results = Results::default();
     if !options.candidates.is_empty() {
-        on_candidates(options, &pki, &progress, &mut results)?;
+        on_candidates(options, &pki, &progress, results)?;
     }
     if options.wants(Part::Resync) {
         progress.says("starting a pair to resync");
@@ -85,10 +85,17 @@ fn measure(options: &Options) -> Result<Results> {
         results.memory = memory::of_a_tebibyte(options, &pki).context("resident memory")?;
         progress.step();
     }
-    Ok(results)
+    Ok(())
 }
 
 fn on_candidates(options: &Options, pki: &Path, progress: &Progress, results: &mut Results) -> Result<()> {
+    // First, because it needs programs that may be missing: a long run should not end by that.
+    let template = if options.wants(Part::Database) {
+        progress.says("making a database");
+        Some(Template::make(options).context("MariaDB")?)
+    } else {
+        None
+    };
     let mut candidates = Vec::new();
     for kind in &options.candidates {
         progress.says(&format!("starting {}", kind.title()));
@@ -117,25 +124,24 @@ fn on_candidates(options: &Options, pki: &Path, progress: &Progress, results: &m
             }
         }
     }
-    if options.wants(Part::Database) {
-        databases(options, &mut candidates, progress, results)?;
+    if let Some(template) = template {
+        databases(options, &template, &mut candidates, progress, results)?;
     }
     Ok(())
 }
 
 fn databases(
     options: &Options,
+    template: &Template,
     candidates: &mut [Candidate],
     progress: &Progress,
     results: &mut Results,
 ) -> Result<()> {
-    progress.says("making a database");
-    let template = Template::make(options).context("MariaDB")?;
     let mut copies = Vec::new();
     for candidate in candidates.iter() {
         progress.says(&format!("copying the database to {}", candidate.kind.title()));
         candidate.keep_data()?;
-        copies.push(Database::copy(&template, candidate, options)?);
+        copies.push(Database::copy(template, candidate, options)?);
     }
     for round in 0..options.rounds {
         for at in order(copies.len(), round) {
