@@ -45,6 +45,9 @@ use tokio::sync::{mpsc, watch};
 
 /// How long the specification in etcd is waited for before the last known one is used.
 const SPEC_WAIT: Duration = Duration::from_secs(3);
+/// How long a node that knows none of this cluster waits for etcd before it gives up, to be started again. Going on with the
+/// file would help nobody: without etcd nothing can be led, and nobody would write the file's text there later.
+const FIRST_WAIT: Duration = Duration::from_secs(30);
 /// Pause of the history's writer after a failure.
 const HISTORY_RETRY: Duration = Duration::from_secs(1);
 
@@ -60,6 +63,15 @@ pub enum StartError {
     /// No specification anywhere.
     #[error("there is no cluster specification: give --spec FILE, or let etcd be reached ({etcd})")]
     NoSpec {
+        /// What etcd said.
+        etcd: String,
+    },
+    /// A first start without etcd.
+    #[error(
+        "etcd does not answer, and this node has never read this cluster's specification there: start etcd, or mend --etcd, \
+         then start the agent again ({etcd})"
+    )]
+    FirstWithoutEtcd {
         /// What etcd said.
         etcd: String,
     },
@@ -124,7 +136,11 @@ pub async fn run(
         Etcd::with_tls(&config.etcd, &cluster, config.node.clone(), Duration::from_secs(1), etcd_tls.clone())
             .await?;
     let state_dir = StateDir::open(&config.state_dir)?;
-    let (spec, version) = choose_spec(&config, &etcd, from_file).await?;
+    let mut shutdown = Box::pin(shutdown);
+    let (spec, version) = tokio::select! {
+        chosen = choose_spec(&config, &etcd, from_file, FIRST_WAIT) => chosen?,
+        () = &mut shutdown => return Ok(()),
+    };
     let spec = Arc::new(spec);
     let timers = spec.heartbeat.core().check()?;
     // A node that the specification does not name stays up and waits for one that does.
@@ -401,12 +417,13 @@ async fn enough_members(etcd: &Etcd, spec: &Spec, first: bool) -> Result<(), Sta
     if voters == Some(2) { Err(StartError::TwoMembers) } else { Ok(()) }
 }
 
-/// etcd's specification if it can be read, else the last one read from there, else the file's. A cluster without one
-/// gets the file's.
+/// etcd's specification if it can be read, else the last one read from there; a cluster without one gets the file's. A node
+/// that never read one waits `first_wait` for etcd.
 async fn choose_spec(
     config: &Config,
     etcd: &Etcd,
     from_file: Option<Spec>,
+    first_wait: Duration,
 ) -> Result<(Spec, i64), StartError> {
     let kept: PathBuf = config.state_dir.join("agent").join("spec.yaml");
     let parse =
@@ -415,7 +432,9 @@ async fn choose_spec(
     let of_this = |spec: &Spec| etcd.keys().prefix() == crate::etcd::Keys::new(&spec.cluster).prefix();
     let first = !std::fs::read_to_string(&kept)
         .is_ok_and(|text| Spec::parse(&text, |_| None).is_ok_and(|spec| of_this(&spec)));
-    let deadline = tokio::time::Instant::now() + SPEC_WAIT;
+    let begin = tokio::time::Instant::now();
+    let deadline = begin + if first { first_wait } else { SPEC_WAIT };
+    let mut said = false;
     let found = loop {
         match etcd.spec().await {
             Ok(Some(found)) => break Ok(Some(found)),
@@ -433,6 +452,15 @@ async fn choose_spec(
                 }
             },
             Err(error) if tokio::time::Instant::now() >= deadline => break Err(error),
+            Err(error) if !said && begin.elapsed() >= SPEC_WAIT => {
+                said = true;
+                tracing::error!(
+                    endpoints = config.etcd.join(","),
+                    error = %chain(&error),
+                    "cannot reach etcd, which a first start needs: waits {} s for it",
+                    first_wait.as_secs()
+                );
+            }
             Err(_) => {}
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -456,6 +484,7 @@ async fn choose_spec(
             };
             Ok((spec, 0))
         }
+        Err(error) if first => Err(StartError::FirstWithoutEtcd { etcd: chain(&error) }),
         Err(error) => {
             tracing::error!(
                 endpoints = config.etcd.join(","),
@@ -463,11 +492,12 @@ async fn choose_spec(
                 "cannot reach etcd: starts with the last known specification and keeps trying; leadership cannot \
                  change until etcd answers"
             );
-            let spec = match std::fs::read_to_string(&kept) {
-                Ok(text) => parse(&text, kept.display().to_string()),
-                Err(_) => from_file.ok_or_else(|| StartError::NoSpec { etcd: chain(&error) }),
-            };
-            Ok((spec?, 0))
+            let text = std::fs::read_to_string(&kept).map_err(|source| StartError::Sys {
+                doing: "read",
+                what: kept.display().to_string(),
+                source,
+            })?;
+            Ok((parse(&text, kept.display().to_string())?, 0))
         }
     }
 }
@@ -586,23 +616,24 @@ mod tests {
         StateDir::open(dir.path()).unwrap();
         let config = config(dir.path());
         let spec = |more: &str| Some(Spec::parse(&format!("{SPEC}{more}"), |_| None).unwrap());
-        let refused = choose_spec(&config, &etcd, spec("")).await.unwrap_err().to_string();
+        let refused = choose_spec(&config, &etcd, spec(""), FIRST_WAIT).await.unwrap_err().to_string();
         assert!(
             refused.starts_with("etcd has two members") && refused.contains("a small witness"),
             "{refused}"
         );
         assert_eq!(etcd.spec().await.unwrap(), None, "nothing was written");
-        let (_, version) = choose_spec(&config, &etcd, spec("etcd: { two_members: true }\n")).await.unwrap();
+        let (_, version) =
+            choose_spec(&config, &etcd, spec("etcd: { two_members: true }\n"), FIRST_WAIT).await.unwrap();
         assert!(version > 0);
 
         // A node that has run before starts again, whatever the specification says by now.
         let entry = SpecEntry { text: SPEC.into(), by: "anna".into(), ..SpecEntry::default() };
         assert!(matches!(etcd.put_spec(&entry, version).await, Outcome::Committed { .. }));
-        assert!(choose_spec(&config, &etcd, None).await.is_ok());
+        assert!(choose_spec(&config, &etcd, None, FIRST_WAIT).await.is_ok());
         let fresh = tempfile::tempdir().unwrap();
         StateDir::open(fresh.path()).unwrap();
         let fresh = self::config(fresh.path());
-        assert!(matches!(choose_spec(&fresh, &etcd, None).await, Err(StartError::TwoMembers)));
+        assert!(matches!(choose_spec(&fresh, &etcd, None, FIRST_WAIT).await, Err(StartError::TwoMembers)));
     }
 
     #[tokio::test]
@@ -613,16 +644,39 @@ mod tests {
         StateDir::open(dir.path()).unwrap();
         let config = config(dir.path());
         let old = || Some(Spec::parse(SPEC, |_| None).unwrap());
-        let (_, version) = choose_spec(&config, &etcd, old()).await.unwrap();
+        let (_, version) = choose_spec(&config, &etcd, old(), FIRST_WAIT).await.unwrap();
         // Changed since by `baton apply`.
         let newer = format!("{SPEC}heartbeat: {{ deadtime: 3s }}\n");
         let entry = SpecEntry { text: newer.clone(), by: "anna".into(), ..SpecEntry::default() };
         assert!(matches!(etcd.put_spec(&entry, version).await, Outcome::Committed { .. }));
-        let (spec, _) = choose_spec(&config, &etcd, old()).await.unwrap();
+        let (spec, _) = choose_spec(&config, &etcd, old(), FIRST_WAIT).await.unwrap();
         assert_eq!(spec.text, newer);
         cluster.empty().await;
-        let (spec, version) = choose_spec(&config, &etcd, old()).await.unwrap();
+        let (spec, version) = choose_spec(&config, &etcd, old(), FIRST_WAIT).await.unwrap();
         assert_eq!((spec.text, version), (newer, 0), "the one that was in force, not the file's");
         assert_eq!(etcd.spec().await.unwrap(), None, "and a person decides what is written");
+    }
+
+    #[tokio::test]
+    async fn without_etcd_only_a_node_that_has_run_in_this_cluster_starts() {
+        let me = baton_replicator::types::NodeName::new("a").unwrap();
+        let nowhere =
+            Etcd::new(&["http://127.0.0.1:1".into()], "test", me, Duration::from_millis(100)).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        StateDir::open(dir.path()).unwrap();
+        let config = config(dir.path());
+        let chosen = |file: bool| {
+            let file = file.then(|| Spec::parse(SPEC, |_| None).unwrap());
+            choose_spec(&config, &nowhere, file, Duration::from_millis(300))
+        };
+        let refused = chosen(true).await.unwrap_err().to_string();
+        assert!(refused.starts_with("etcd does not answer") && refused.contains("start etcd"), "{refused}");
+        // What another cluster left here is none of this one's.
+        reload::keep_copy(dir.path(), &SPEC.replace("cluster: test", "cluster: other"));
+        assert!(matches!(chosen(true).await, Err(StartError::FirstWithoutEtcd { .. })));
+        let newer = format!("{SPEC}heartbeat: {{ deadtime: 3s }}\n");
+        reload::keep_copy(dir.path(), &newer);
+        let (spec, version) = chosen(true).await.unwrap();
+        assert_eq!((spec.text, version), (newer, 0));
     }
 }
