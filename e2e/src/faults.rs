@@ -136,7 +136,8 @@ pub struct ReplicationBlock {
     pub at: Instant,
 }
 
-const TABLE: &str = "baton_e2e";
+/// Not one of the names that agents use: `baton_` and the cluster.
+const TABLE: &str = "faults_of_e2e";
 
 /// Blocks replication at a host.
 ///

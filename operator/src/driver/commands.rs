@@ -19,7 +19,7 @@ use crate::notify::{Notifier, TestOutcome};
 use crate::replica::{ReplicaClient, ReplicaError};
 use crate::security::tokens::Tokens;
 use crate::spec::Spec;
-use crate::status::{ClusterStatus, Event, GroupState, GroupStatus, NodeMode};
+use crate::status::{ClusterStatus, Event, GroupState, GroupStatus, ModeNote, NodeMode};
 use baton_replicator::api::ExportStatus;
 use baton_replicator::types::{GroupName, Instant, NodeName, VolumeName};
 use futures::future::BoxFuture;
@@ -205,8 +205,12 @@ impl Commands for DriverCommands {
         how: How,
     ) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         Box::pin(async move {
-            let known = self.group(&group)?;
+            let mut known = self.group(&group)?;
             let what = format!("the target of {group}");
+            // What was said a moment ago counts, whether or not this agent's status shows it yet.
+            let (wish, _) = self.etcd.group_wish(&group).await.map_err(|e| unavailable(&e))?;
+            known.pinned = wish.pinned.as_ref().map(|note| ModeNote::of(note, 0));
+            known.disabled = wish.disabled.as_ref().map(|note| ModeNote::of(note, 0));
             if let Some(node) = &to {
                 self.known_node(node)?;
             }

@@ -107,12 +107,10 @@ impl Drop for Dialer {
 
 fn dial_loop(config: &DialerConfig, state: &Arc<State>, sink: &EventSink) {
     let mut pause = BACKOFF.0;
-    let mut told: Option<String> = None;
     let mut first = 0;
     loop {
         match round(config, first, state, sink) {
             Ok(used) => {
-                told = None;
                 pause = BACKOFF.0;
                 let Some(reason) = outlive(config, used, state) else { return };
                 // By the same link if the peer or we wanted it to end, by the next one if the link may be why.
@@ -124,12 +122,11 @@ fn dial_loop(config: &DialerConfig, state: &Arc<State>, sink: &EventSink) {
                     (_, false) => used,
                 };
             }
+            Err(_) if state.lock().stopped => return,
+            // Every time: it is not heeded while the end of this dialer's predecessor's session has not been noticed.
             Err(reason) => {
-                if told.as_ref() != Some(&reason) {
-                    let (peer, volume) = (config.peer.clone(), config.volume.clone());
-                    sink(TransportEvent::DialFailed { peer, volume, reason: reason.clone() });
-                    told = Some(reason);
-                }
+                let (peer, volume) = (config.peer.clone(), config.volume.clone());
+                sink(TransportEvent::DialFailed { peer, volume, reason });
             }
         }
         let wait = state.wake.wait_timeout_while(state.lock(), pause, |i| !i.stopped);

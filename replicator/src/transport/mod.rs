@@ -64,7 +64,7 @@ pub enum TransportEvent {
         /// Why.
         reason: CloseReason,
     },
-    /// A dialer could not get a session and tries again. Sent when the reason changes.
+    /// A dialer could not get a session and tries again. Sent after each round of its addresses, once a second at most in the end.
     DialFailed {
         /// The peer.
         peer: NodeName,

@@ -129,10 +129,14 @@ fn dial(config: DialerConfig) -> (Dialer, Receiver<TransportEvent>) {
     (Dialer::start(config, sink), events)
 }
 
+/// The session that comes about, after however many attempts that failed.
 fn opened(events: &Receiver<TransportEvent>) -> Session {
-    match events.recv_timeout(WAIT).unwrap() {
-        TransportEvent::Opened(session) => session,
-        other => panic!("expected Opened, got {other:?}"),
+    loop {
+        match events.recv_timeout(WAIT).unwrap() {
+            TransportEvent::Opened(session) => return session,
+            TransportEvent::DialFailed { .. } => {}
+            other => panic!("expected Opened, got {other:?}"),
+        }
     }
 }
 

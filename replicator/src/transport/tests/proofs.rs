@@ -45,6 +45,10 @@ fn refusals_say_why() {
     let (_a, events) =
         dial(DialerConfig { peer: node("gamma"), transport: Transport::Plain, ..rig.dialer_config(address) });
     assert!(failed(&events).contains("this is beta"));
+    assert!(
+        failed(&events).contains("this is beta"),
+        "again, for a volume that could not heed it the first time"
+    );
     let volume = VolumeName::new("mail").unwrap();
     let (_b, events) = dial(DialerConfig { volume, ..rig.dialer_config(address) });
     assert_eq!(failed(&events), "refused by the peer: no volume mail here");
