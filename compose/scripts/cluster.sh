@@ -114,15 +114,24 @@ remove() {
     [ -z "$ids" ] || timeout 60 docker rm -f $ids > /dev/null
 }
 
+agents_and_services() {
+    local host
+    {
+        for host in $ALL_HOSTS; do docker ps -aq --filter "name=^/$BATON_PROJECT-$host-agent\$"; done
+        docker ps -aq --filter "label=baton.cluster=$BATON_CLUSTER" --filter label=baton.service
+    } | sort -u
+}
+
 down() {
     local loops=() host dir
     if ! docker version > /dev/null 2>&1; then say "no engine runs: nothing to remove"; return; fi
     # shellcheck disable=SC2207
     loops=($(for host in $ALL_HOSTS; do loops_of "$host"; done))
-    # Agents first, or they would start again what is taken down. Services while the replicators still answer, so that
-    # their filesystems are unmounted in the ordinary way.
-    for host in $ALL_HOSTS; do remove --filter "name=^/$BATON_PROJECT-$host-agent\$"; done
-    remove --filter "label=baton.cluster=$BATON_CLUSTER" --filter label=baton.service
+    # Agents and services at once: an agent starts again what is taken down before it, and without one the volume is frozen soon,
+    # on which no service can even be killed. Services while the replicators still answer, so that their filesystems are
+    # unmounted in the ordinary way; one that hangs is removed when its replicator is gone.
+    # shellcheck disable=SC2046
+    timeout 20 docker rm -f $(agents_and_services) > /dev/null 2>&1 || true
     remove_volumes "${BATON_CLUSTER}_"
     for host in $ALL_HOSTS; do remove --filter "name=^/$BATON_PROJECT-$host-replicator\$"; done
     remove --filter "label=baton.cluster=$BATON_CLUSTER"
