@@ -81,7 +81,8 @@ LOADED=$("$BIN" list --load)
 failed=()
 # measure CANDIDATE: one that does not come up, or not back, costs its own figures only.
 measure() {
-    down
+    # What is left of another candidate would be measured instead.
+    down || return 1
     rm -f "$BATON_FAILOVER_DIR/$1.jsonl"
     step "start $1" up "$1" || return 1
     "$BIN" measure "$1" || return 1
