@@ -6,6 +6,9 @@
 //! Hendler, Incze, Shavit and Tzafrir, SPAA 2010). What is rare, and what ends a volume, is left to the volume's thread, which
 //! also sees to the time.
 //!
+//! What need not be done under the lock (sending what was queued for peers) is done after it was let go, before the thread looks
+//! into the queue once more.
+//!
 //! Invariants: inputs are carried out one at a time, in the order in which they were queued; none stays in the queue while
 //! nobody works; nobody who queues one waits for the lock.
 
@@ -29,9 +32,18 @@ pub(super) struct Gone;
 
 /// Who carries inputs out.
 pub(super) trait Owner: Send {
+    /// What a turn leaves to be done without the lock.
+    type Errands: Errands;
+
     /// Carries out at most [`TURN`] inputs; with `own` on the volume's thread, where all kinds may be. Whether there may be more
     /// for that thread.
-    fn turn(&mut self, own: bool) -> bool;
+    fn turn(&mut self, own: bool) -> (bool, Self::Errands);
+}
+
+/// What a turn leaves to be done.
+pub(super) trait Errands {
+    /// Does it, on the thread whose turn it was.
+    fn run(self);
 }
 
 /// The way in; clones lead to the same volume.
@@ -77,9 +89,10 @@ impl<O: Owner> Door<O> {
     pub fn turn<R>(&self, then: impl FnOnce(&mut O) -> R) -> Option<(bool, R)> {
         let mut slot = self.owner();
         let owner = slot.as_mut()?;
-        let more = owner.turn(true);
+        let (more, errands) = owner.turn(true);
         let found = then(owner);
         drop(slot);
+        errands.run();
         // Who came meanwhile found the lock taken, and relies on this.
         Some((more || !self.sender.is_empty(), found))
     }
@@ -94,6 +107,23 @@ impl<O: Owner> Door<O> {
         let anywhere = input.is_for_any_thread();
         self.sender.send(input).map_err(|_| Gone)?;
         self.queued(anywhere);
+        Ok(())
+    }
+
+    /// Queues several inputs of a kind, which one turn can carry out; waits while the queue is full.
+    pub fn send_all(&self, inputs: &mut dyn Iterator<Item = Input>) -> Result<(), Gone> {
+        let mut anywhere = None;
+        for input in inputs {
+            anywhere = Some(input.is_for_any_thread());
+            match self.sender.try_send(input) {
+                Ok(()) => {}
+                Err(TrySendError::Full(input)) => self.send(input)?,
+                Err(TrySendError::Disconnected(_)) => return Err(Gone),
+            }
+        }
+        if let Some(anywhere) = anywhere {
+            self.queued(anywhere);
+        }
         Ok(())
     }
 
@@ -113,7 +143,7 @@ impl<O: Owner> Door<O> {
             return self.wake();
         }
         loop {
-            let more = match self.inner.owner.try_lock() {
+            let (more, errands) = match self.inner.owner.try_lock() {
                 Ok(mut slot) => match slot.as_mut() {
                     Some(owner) => owner.turn(false),
                     // Not in yet, or on the way out: the volume's thread takes what is queued.
@@ -123,6 +153,7 @@ impl<O: Owner> Door<O> {
                 Err(TryLockError::WouldBlock) => return,
                 Err(TryLockError::Poisoned(_)) => return self.wake(),
             };
+            errands.run();
             if more {
                 return self.wake();
             }
@@ -182,8 +213,14 @@ mod tests {
         inside: Arc<AtomicBool>,
     }
 
+    impl Errands for () {
+        fn run(self) {}
+    }
+
     impl Owner for Clerk {
-        fn turn(&mut self, own: bool) -> bool {
+        type Errands = ();
+
+        fn turn(&mut self, own: bool) -> (bool, ()) {
             assert!(!self.inside.swap(true, Ordering::SeqCst), "one at a time");
             let mut more = true;
             for _ in 0..TURN {
@@ -201,7 +238,7 @@ mod tests {
                 }
             }
             self.inside.store(false, Ordering::SeqCst);
-            more
+            (more, ())
         }
     }
 

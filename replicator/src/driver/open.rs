@@ -46,7 +46,7 @@ pub(super) fn open(shared: &Arc<Shared>, config: VolumeConfig) -> Result<Volume,
     let size = image::size(&content).map_err(|e| meta_failed(&e))?;
     let sink = door.clone();
     let store = BackingStore::open_growing(&config.backing, size, config.size_bytes.max(size), move |done| {
-        let _ = sink.send(Input::Store(done));
+        let _ = sink.send_all(&mut done.map(Input::Store));
     })
     .map_err(|e| failed(&e))?;
     let (engine, actions) = setup.attach(&content, clock::now()).map_err(|e| meta_failed(&e))?;

@@ -72,6 +72,7 @@ pub(super) fn start(shared: &Arc<Shared>, parts: Parts) -> std::io::Result<Volum
         receiver,
         kept_back: None,
         next_tick: clock::now().plus(TICK),
+        errands: Errands::default(),
     };
     std::thread::Builder::new().name("volume".into()).spawn(move || {
         owner.carry_out(actions);
@@ -121,11 +122,49 @@ pub(super) struct Owner {
     /// Taken from the queue by a thread that may not carry it out: the next input.
     kept_back: Option<Input>,
     next_tick: Instant,
+    /// What was queued in this turn and is to be sent, or begun, after it.
+    errands: Errands,
+}
+
+/// What a turn leaves to be done.
+#[derive(Default)]
+pub(super) struct Errands {
+    /// Sessions with frames to send.
+    sessions: Vec<Session>,
+    /// The store, if it has something to begin.
+    store: Option<Arc<BackingStore>>,
+}
+
+impl Errands {
+    fn flush(&mut self, session: &Session) {
+        if !self.sessions.iter().any(|s| s.id() == session.id()) {
+            self.sessions.push(session.clone());
+        }
+    }
+}
+
+impl door::Errands for Errands {
+    /// The peer first: its way is the longer one, and waking up a thread here takes as long as sending.
+    fn run(self) {
+        self.sessions.iter().for_each(Session::flush);
+        if let Some(store) = self.store {
+            store.begin();
+        }
+    }
 }
 
 impl door::Owner for Owner {
-    fn turn(&mut self, own: bool) -> bool {
+    type Errands = Errands;
+
+    fn turn(&mut self, own: bool) -> (bool, Errands) {
         self.tick_if_due();
+        let more = self.inputs(own);
+        (more, std::mem::take(&mut self.errands))
+    }
+}
+
+impl Owner {
+    fn inputs(&mut self, own: bool) -> bool {
         for _ in 0..TURN {
             if self.stopped.is_some() || (self.kept_back.is_some() && !own) {
                 return true;
@@ -141,9 +180,7 @@ impl door::Owner for Owner {
         }
         true
     }
-}
 
-impl Owner {
     fn tick_if_due(&mut self) {
         let now = clock::now();
         if now >= self.next_tick {
@@ -170,6 +207,7 @@ impl Owner {
                 Err(_) => break,
             }
         }
+        door::Errands::run(std::mem::take(&mut self.errands));
         for closed in [self.store.close(CLOSE_LIMIT), self.meta.close(CLOSE_LIMIT)] {
             if !closed {
                 tracing::error!(volume = %self.handle.status().volume, "a disk command still hangs at the end");
@@ -350,7 +388,10 @@ impl Owner {
     fn carry_out(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Store { tag, op } => self.store.submit(tag, store_op(op)),
+                Action::Store { tag, op } => {
+                    self.store.queue(tag, store_op(op));
+                    self.errands.store.get_or_insert_with(|| self.store.clone());
+                }
                 Action::Meta { tag, writes } => self.meta.submit(tag, writes),
                 Action::MetaReplace { tag, len, writes } => self.meta.submit_whole(tag, len, writes),
                 Action::Grow { size, meta } => self.grow(size, meta),
@@ -361,16 +402,19 @@ impl Owner {
                 Action::GrowFilesystem(name) => self.grow_filesystem(name),
                 Action::Send { session, frame } => {
                     let (kind, head, body) = frame.encode();
-                    if let Some(session) = self.sessions.get(&session)
-                        && let Err(error) = session.send(RawFrame { kind, head: head.into(), body })
-                    {
-                        // Its Closed event tells the engine.
-                        tracing::debug!(peer = %session.peer(), %error, "not sent");
+                    if let Some(session) = self.sessions.get(&session) {
+                        match session.queue(RawFrame { kind, head: head.into(), body }) {
+                            Ok(()) => self.errands.flush(session),
+                            // Its Closed event tells the engine.
+                            Err(error) => tracing::debug!(peer = %session.peer(), %error, "not sent"),
+                        }
                     }
                 }
                 Action::Close { session, reason } => {
                     if let Some(session) = self.sessions.remove(&session) {
                         tracing::info!(peer = %session.peer(), volume = %session.volume(), %reason, "session ended");
+                        // What was said before is to be heard.
+                        session.flush();
                         session.close(&reason);
                     }
                 }

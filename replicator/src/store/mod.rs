@@ -7,6 +7,7 @@
 //! in which they were submitted; two processes never have the same store open (advisory lock). If the process
 //! dies, what was reported as flushed is durable and anything else may or may not be.
 
+mod aio;
 mod backing;
 mod buffer;
 pub mod keep;

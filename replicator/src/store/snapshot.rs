@@ -101,6 +101,11 @@ impl Slot {
         }
     }
 
+    /// There is one, broken or not.
+    pub fn is_taken(&self) -> bool {
+        self.current.read().expect("no panic under this lock").is_some()
+    }
+
     /// Changes are not copied any more; whoever still reads the snapshot gets errors.
     pub fn drop_snapshot(&self) {
         let old = self.current.write().expect("no panic under this lock").take();

@@ -4,7 +4,7 @@ use super::frame::{KIND_PING, MAX_BODY, MAX_HEAD, RESERVED_KINDS, ReadError, rea
 use super::session::{Inner, PING_INTERVAL, Side};
 use super::wire::{Wire, WireReader};
 use super::{CloseReason, EventSink, FrameError, RawFrame, TransportEvent};
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, IoSlice, Read};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -101,7 +101,7 @@ impl<'a> Patient<'a> {
         if self.pinged.is_some_and(|at| at.elapsed() >= interval) {
             self.pinged = Some(Instant::now());
             let ping = RawFrame::new(KIND_PING, "").header();
-            let sent = self.wire.send_now(&[&ping, &[], &[]])?;
+            let sent = self.wire.send_now(&[IoSlice::new(&ping)])?;
             // Nothing else goes this way: a buffer that is full is one that the peer does not read.
             if sent.held_back || sent.taken != ping.len() {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no pings"));

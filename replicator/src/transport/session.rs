@@ -11,9 +11,9 @@
 //! and decrypted by the other, at the same time as the other connection. The dialer's pings go by the connection of the
 //! acknowledgements and never wait behind blocks. With the release before, one connection is both.
 //!
-//! Small frames leave from the thread that sends them, if nothing is queued: no thread has to wake up for a
-//! 4 KiB write. Everything else is queued and written by the writer, which also says "I am alive" when nothing
-//! was sent for a while. Readers end the session when nothing came by any connection for `peer_timeout`; blocks that are
+//! Small frames leave from a thread that sends them, with those that others queued meanwhile: no thread has to wake up for a
+//! 4 KiB write, and several cost one system call. Everything else is written by the writer, which also says "I am alive" when
+//! nothing was sent for a while. Readers end the session when nothing came by any connection for `peer_timeout`; blocks that are
 //! stuck while pings come are for the owner to notice.
 //!
 //! Invariants: frames leave in the order of `send`; Closed is reported exactly once, by the reader, as the last
@@ -47,6 +47,8 @@ const INLINE_MAX: usize = 64 << 10;
 const INLINE_MAX_TLS: usize = 17 << 10;
 /// Frames that go into one system call: IOV_MAX is 1024, three parts each, and 32 are plenty.
 const BATCH: usize = 32;
+/// Such calls that a thread makes for what others queue meanwhile, before the writer goes on.
+const ROUNDS: usize = 4;
 
 /// A handle on a session; clones name the same one. Dropping handles does not close it.
 #[derive(Clone)]
@@ -109,6 +111,45 @@ struct Pending {
     header: [u8; HEADER_LEN],
     frame: RawFrame,
     skip: usize,
+}
+
+impl Out {
+    /// The frames at the front that fit into one small write.
+    fn take_small(&mut self, most: usize) -> Vec<Pending> {
+        let mut bytes = 0;
+        let fits = |p: &&Pending| {
+            bytes += p.len();
+            bytes <= most
+        };
+        let n = self.queue.iter().take(BATCH).take_while(fits).count();
+        self.queue.drain(..n).collect()
+    }
+
+    /// Of these frames so many bytes have left; the rest goes back to the front. Whether all have.
+    fn put_back(&mut self, batch: Vec<Pending>, mut taken: usize) -> bool {
+        // Nothing is queued any more if it was closed meanwhile.
+        if self.closed.is_some() {
+            return true;
+        }
+        self.queued_bytes = self.queued_bytes.saturating_sub(taken);
+        let left = batch.into_iter().filter_map(|mut pending| {
+            let part = taken.min(pending.len());
+            taken -= part;
+            pending.skip += part;
+            (pending.len() > 0).then_some(pending)
+        });
+        let left: Vec<Pending> = left.collect();
+        let all = left.is_empty();
+        for pending in left.into_iter().rev() {
+            self.queue.push_front(pending);
+        }
+        all
+    }
+}
+
+/// The parts that are still to be sent.
+fn io_slices(batch: &[Pending]) -> Vec<IoSlice<'_>> {
+    batch.iter().flat_map(Pending::slices).filter(|s| !s.is_empty()).map(IoSlice::new).collect()
 }
 
 impl Session {
@@ -202,51 +243,75 @@ impl Session {
         }
     }
 
-    /// Sends a frame after all frames sent before; small ones at once from the calling thread. Never blocks.
+    /// Queues a frame behind all frames of before, and sends what is queued: small ones at once from the calling thread. Never
+    /// blocks.
     ///
     /// # Errors
     /// See [`SendError`]; after Closed and Overflow the session is over.
     pub fn send(&self, frame: RawFrame) -> Result<(), SendError> {
+        self.queue(frame)?;
+        self.flush();
+        Ok(())
+    }
+
+    /// Queues a frame behind all frames of before. It leaves at the next [`Self::flush`], with all that is queued by then.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn queue(&self, frame: RawFrame) -> Result<(), SendError> {
         frame.check_bounds()?;
         if frame.kind >= RESERVED_KINDS {
             return Err(FrameError::Kind(frame.kind).into());
         }
-        let mut pending = Pending { header: frame.header(), frame, skip: 0 };
-        let inner = &self.inner;
-        let mut out = inner.lock();
+        let pending = Pending { header: frame.header(), frame, skip: 0 };
+        let mut out = self.inner.lock();
         if out.closed.is_some() {
             return Err(SendError::Closed);
         }
-        let inline_max = if inner.away.is_tls() { INLINE_MAX_TLS } else { INLINE_MAX };
-        if out.queue.is_empty() && !out.writing && !out.held_back && pending.len() <= inline_max {
-            match inner.away.send_now(&pending.slices()) {
-                Ok(sent) => {
-                    out.held_back = sent.held_back;
-                    if sent.taken == pending.len() {
-                        out.sent = true;
-                        if out.held_back {
-                            inner.wake.notify_one();
-                        }
-                        return Ok(());
-                    }
-                    pending.skip = sent.taken;
-                }
-                Err(e) => {
-                    inner.close_locked(&mut out, CloseReason::Io(e.to_string()));
-                    return Err(SendError::Closed);
-                }
-            }
-        }
         let queued = out.queued_bytes + pending.len();
         if queued > MAX_QUEUED {
-            inner.close_locked(&mut out, CloseReason::Overflow { queued });
+            self.inner.close_locked(&mut out, CloseReason::Overflow { queued });
             return Err(SendError::Overflow { queued });
         }
         out.queued_bytes = queued;
         out.queue.push_back(pending);
+        Ok(())
+    }
+
+    /// Sends what is queued without waiting: the small frames from this thread, several per system call, unless another thread
+    /// does already; the rest is left to the writer.
+    pub fn flush(&self) {
+        let inner = &self.inner;
+        let most = if inner.away.is_tls() { INLINE_MAX_TLS } else { INLINE_MAX };
+        let mut out = inner.lock();
+        for _ in 0..ROUNDS {
+            // Whoever writes looks into the queue afterwards.
+            if out.queue.is_empty() || out.writing || out.held_back || out.closed.is_some() {
+                return;
+            }
+            let batch = out.take_small(most);
+            if batch.is_empty() {
+                break;
+            }
+            out.writing = true;
+            drop(out);
+            let result = inner.away.send_now(&io_slices(&batch));
+            out = inner.lock();
+            out.writing = false;
+            match result {
+                Ok(sent) => {
+                    out.sent = true;
+                    out.held_back = sent.held_back;
+                    let all = out.put_back(batch, sent.taken);
+                    if sent.held_back || !all {
+                        break;
+                    }
+                }
+                Err(e) => return inner.close_locked(&mut out, CloseReason::Io(e.to_string())),
+            }
+        }
         drop(out);
         inner.wake.notify_one();
-        Ok(())
     }
 
     /// Bytes accepted by [`Self::send`] and not yet taken by the kernel.
@@ -336,7 +401,11 @@ impl Inner {
             if out.closed.is_some() {
                 return;
             }
-            let batch: Vec<Pending> = if std::mem::take(&mut out.held_back) || !out.queue.is_empty() {
+            let batch: Vec<Pending> = if out.writing {
+                // Another thread: it wakes us up if it leaves something.
+                out = self.wait(out);
+                continue;
+            } else if std::mem::take(&mut out.held_back) || !out.queue.is_empty() {
                 let n = out.queue.len().min(BATCH);
                 out.queue.drain(..n).collect()
             } else if std::mem::take(&mut out.sent) {
@@ -380,8 +449,6 @@ impl Inner {
 
     fn write_batch(&self, batch: &[Pending]) -> io::Result<()> {
         self.away.push_out()?;
-        let mut slices: Vec<IoSlice<'_>> =
-            batch.iter().flat_map(Pending::slices).filter(|s| !s.is_empty()).map(IoSlice::new).collect();
-        self.away.send_all(&mut slices)
+        self.away.send_all(&mut io_slices(batch))
     }
 }

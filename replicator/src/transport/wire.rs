@@ -80,15 +80,14 @@ impl Wire {
     }
 
     /// Writes as much of the parts as is possible without waiting.
-    pub fn send_now(&self, parts: &[&[u8]; 3]) -> io::Result<Sent> {
-        let slices = parts.map(IoSlice::new);
+    pub fn send_now(&self, parts: &[IoSlice<'_>]) -> io::Result<Sent> {
         let Some(tls) = &self.tls else {
-            let taken = AtOnce(&self.stream).write_vectored(&slices);
+            let taken = AtOnce(&self.stream).write_vectored(parts);
             let taken = taken.or_else(|e| if would_block(&e) { Ok(0) } else { Err(e) })?;
             return Ok(Sent { taken, held_back: false });
         };
         let mut tls = lock(tls);
-        let taken = tls.writer().write_vectored(&slices)?;
+        let taken = tls.writer().write_vectored(parts)?;
         while tls.wants_write() {
             match tls.write_tls(&mut AtOnce(&self.stream)) {
                 Ok(_) => {}

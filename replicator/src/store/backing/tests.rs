@@ -13,7 +13,10 @@ struct Rig {
 impl Rig {
     fn open(path: &Path, size: u64) -> Self {
         let (tx, done) = channel();
-        let store = BackingStore::open(&Backing::File(path.into()), size, move |c| drop(tx.send(c))).unwrap();
+        let store = BackingStore::open(&Backing::File(path.into()), size, move |done| {
+            done.for_each(|c| drop(tx.send(c)))
+        })
+        .unwrap();
         Self { store, done }
     }
 
@@ -102,6 +105,92 @@ fn overlapping_commands_keep_their_order() {
     }
     assert_eq!(rig.read(0, 12288)[8192], 0);
     assert_eq!(rig.read(0, 12288)[8191], 199);
+}
+
+impl Rig {
+    fn wait(&self, count: usize) -> Vec<Completion> {
+        (0..count).map(|_| self.done.recv_timeout(WAIT).unwrap()).collect()
+    }
+}
+
+/// All of it is there when threads look: the kernel gets what it can, and what overlaps waits for its turn.
+#[test]
+fn what_is_handed_over_together_keeps_its_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::create(&dir.path().join("v"), MIB);
+    // In the first round of writes the blocks are holes, which the kernel cannot fill without waiting.
+    for round in 0..100u64 {
+        for n in 0..64 {
+            let offset = n * 4096;
+            rig.store.queue(round, StoreOp::Write { offset, data: block(round as u8) });
+            rig.store.queue(1000 + round, StoreOp::Read { offset, len: 4096 });
+        }
+        if round % 10 == 0 {
+            rig.store.queue(2000, StoreOp::Flush);
+        }
+        rig.store.begin();
+    }
+    for done in rig.wait(100 * 128 + 10) {
+        let data = done.result.unwrap();
+        if let (1000..2000, Some(data)) = (done.tag, data) {
+            assert_eq!(data[0], (done.tag - 1000) as u8, "a read saw another write than the one before it");
+            assert_eq!(data, block(data[0]));
+        }
+    }
+    assert!(rig.read(0, 64 * 4096).iter().all(|b| *b == 99));
+}
+
+#[test]
+fn a_store_that_is_closed_has_ended_all_it_was_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("v");
+    let rig = Rig::create(&path, MIB);
+    for round in 1..=20u8 {
+        for n in 0..100u64 {
+            rig.store.queue(n, StoreOp::Write { offset: n * 4096, data: block(round) });
+        }
+    }
+    rig.store.begin();
+    assert!(rig.store.close(WAIT));
+    assert_eq!(rig.done.try_iter().filter(|done| done.result.is_ok()).count(), 2000);
+    assert!(Rig::open(&path, MIB).read(0, 100 * 4096).iter().all(|b| *b == 20));
+}
+
+#[test]
+fn without_the_kernels_help_threads_do_it_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::create(&dir.path().join("v"), MIB);
+    rig.store.shared.lock().asynchronous = false;
+    for n in 0..100u64 {
+        rig.store.queue(n, StoreOp::Write { offset: n * 4096, data: block(7) });
+    }
+    rig.store.begin();
+    assert!(rig.wait(100).iter().all(|done| done.result.is_ok()));
+    assert!(rig.read(0, 100 * 4096).iter().all(|b| *b == 7));
+}
+
+#[test]
+fn what_comes_back_from_the_kernel_is_judged() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = Rig::create(&dir.path().join("v"), MIB);
+    let judged = |outcome: i64| {
+        let op = StoreOp::Read { offset: 0, len: 4096 };
+        let Ok(command) = command((0, Job { tag: 5, op })) else { panic!("a read is handed over") };
+        rig.store.shared.judged(command, outcome)
+    };
+    let errno = |e: i32| -i64::from(e);
+    assert!(judged(4096).is_ok_and(|done| done.tag == 5 && done.result.unwrap().unwrap().len() == 4096));
+    let error = judged(errno(libc::EIO)).ok().and_then(|done| done.result.err()).unwrap();
+    assert_eq!(error.errno(), libc::EIO);
+    assert!(error.to_string().contains("read 4096 bytes at 0 of"), "{error}");
+    // A thread finds out about the rest of it.
+    for came in [512, 0, errno(libc::EAGAIN)] {
+        assert!(judged(came).is_err_and(|job| job.tag == 5));
+    }
+    let before = rig.store.shared.lock().asynchronous;
+    assert_eq!(before, rig.store.shared.ring.is_some());
+    assert!(judged(errno(libc::EOPNOTSUPP)).is_err());
+    assert!(!rig.store.shared.lock().asynchronous, "this filesystem is not asked again");
 }
 
 #[test]

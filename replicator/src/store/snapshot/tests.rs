@@ -4,7 +4,7 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SIZE: u64 = 16 << 20;
 const MIB: u64 = 1 << 20;
@@ -21,7 +21,8 @@ impl Rig {
         let backing = Backing::File(dir.path().join("v.img"));
         BackingStore::create(&backing, SIZE).unwrap();
         let (tx, done) = channel();
-        let store = BackingStore::open(&backing, SIZE, move |c| drop(tx.send(c))).unwrap();
+        let store =
+            BackingStore::open(&backing, SIZE, move |done| done.for_each(|c| drop(tx.send(c)))).unwrap();
         Self { store, done, dir }
     }
 
@@ -155,4 +156,35 @@ fn readers_and_writers_at_once_see_what_they_should() {
     done.store(true, Ordering::SeqCst);
     readers.into_iter().for_each(|r| r.join().unwrap());
     assert!(snapshot.copied_bytes() > MIB);
+}
+
+/// What the kernel was handed before the moment is in it, and what is written after it is not.
+#[test]
+fn it_stands_still_while_many_blocks_are_written_at_once() {
+    let rig = Rig::new();
+    rig.write(0, 1, 1 << 20);
+    let (store, stop, blocks) = (&rig.store, AtomicBool::new(false), MIB / 4096);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut value, begun) = (1u8, Instant::now());
+            // Also if the test fails.
+            while !stop.load(Ordering::SeqCst) && begun.elapsed() < Duration::from_secs(20) {
+                value = value.wrapping_add(1);
+                for n in 0..blocks {
+                    let data = Bytes::from(vec![value; 4096]);
+                    store.queue(1, StoreOp::Write { offset: n * 4096, data });
+                }
+                store.begin();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        for round in 0..20 {
+            let snapshot = rig.snapshot().unwrap();
+            let first = snapshot.read(0, 1 << 20).unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+            assert!(first == snapshot.read(0, 1 << 20).unwrap(), "round {round}: it has changed");
+            store.end_snapshot();
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
 }
