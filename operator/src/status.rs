@@ -307,6 +307,9 @@ pub struct GroupStatus {
     /// Who disabled it and why; none if nobody did.
     #[serde(default)]
     pub disabled: Option<ModeNote>,
+    /// The disabled group that this one goes with, directly or through others: it is stopped as long as that is.
+    #[serde(default)]
+    pub rests_with: Option<GroupName>,
     /// Addresses of the group (CIDR).
     pub addresses: Vec<String>,
     /// State of each node towards the group, by name.
@@ -350,7 +353,13 @@ impl GroupStatus {
     /// It does not run because somebody wants so.
     #[must_use]
     pub fn rests(&self) -> bool {
-        self.disabled.is_some() && self.leader.is_none()
+        self.is_unwanted() && self.leader.is_none()
+    }
+
+    /// Somebody wants that it does not run: it is disabled, or the group that it goes with is.
+    #[must_use]
+    pub fn is_unwanted(&self) -> bool {
+        self.disabled.is_some() || self.rests_with.is_some()
     }
 
     /// Who could take over now, by name.

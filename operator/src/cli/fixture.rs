@@ -195,6 +195,7 @@ pub(crate) fn healthy() -> ClusterStatus {
             target: None,
             pinned: None,
             disabled: None,
+            rests_with: None,
             memory: Some(crate::status::GroupMemory {
                 known: epoch(7),
                 served: epoch(7),

@@ -40,15 +40,18 @@ pub fn fence(fence: &FenceStatus) -> String {
     format!("{devices}{off}")
 }
 
-/// Whether somebody has pinned or disabled a group, since when and why: `pinned for 20 min, by ada: audit`.
+/// Whether somebody has pinned or disabled a group, since when and why: `pinned for 20 min, by ada: audit`; and whether it
+/// stands still with another one.
 pub fn placement<'g>(group: &'g GroupStatus, now: &'g str) -> impl Iterator<Item = String> + 'g {
+    let with = group.rests_with.as_ref().map(|lead| format!("goes with {lead}, which is disabled"));
     let both = [("disabled", &group.disabled), ("pinned", &group.pinned)];
-    both.into_iter().filter_map(move |(word, note)| {
+    let notes = both.into_iter().filter_map(move |(word, note)| {
         let note = note.as_ref()?;
         let age = super::paint::age(&note.since, now).map(|age| format!(" for {age}")).unwrap_or_default();
         let reason = if note.reason.is_empty() { String::new() } else { format!(": {}", note.reason) };
         Some(format!("{word}{age}, by {}{reason}", note.owner))
-    })
+    });
+    notes.chain(with)
 }
 
 /// What is in force on a group's leader, as a list.

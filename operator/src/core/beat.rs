@@ -65,6 +65,17 @@ pub struct GroupBeat {
     pub ack: Option<Ack>,
 }
 
+impl GroupBeat {
+    /// Whether it says the same as another one of that sender and group. When what it acknowledges was sent is part of the
+    /// acknowledgement and no news.
+    #[must_use]
+    pub fn says_as(&self, other: &Self) -> bool {
+        let timeless =
+            |b: &Self| Self { ack: b.ack.clone().map(|a| Ack { sent: Instant::ZERO, ..a }), ..b.clone() };
+        timeless(self) == timeless(other)
+    }
+}
+
 /// An acknowledgement: a promise not to take over for `promise_ms` from when it was given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {

@@ -9,8 +9,8 @@
 //!
 //! A check counts only after it has passed once since the group began to serve here: a slow start is the start timeout's
 //! business, and one that never passes only raises an alarm after it. What could not be found out (the engine does not
-//! answer) is neither a success nor a failure. After a failure that was acted upon the service gets `start_period` to
-//! come back before failures count again, so that a restart is not judged while it happens.
+//! answer) is neither a success nor a failure. After a failure that was acted upon, and after the end of a service that it is
+//! about, failures count again only after `start_period`, so that a restart is not judged while it happens.
 
 use baton_replicator::types::Instant;
 use std::time::Duration;
@@ -74,7 +74,7 @@ pub struct Limits {
     pub rise: u32,
     /// Failures in a row that make it fail.
     pub fall: u32,
-    /// Failures in this time after one that was acted upon do not count.
+    /// Failures in this time after one that was acted upon, or after the end of a service, do not count.
     pub start_period: Duration,
     /// One that has not passed for this long since the group began to serve raises an alarm.
     pub start_timeout: Duration,
@@ -106,6 +106,8 @@ pub struct Judge {
     bad: u32,
     /// Failures do not count before this.
     quiet_until: Instant,
+    /// The last end or start of a service that it was spared for.
+    spared: Instant,
 }
 
 impl Judge {
@@ -113,13 +115,23 @@ impl Judge {
     #[must_use]
     pub fn new(limits: Limits, now: Instant) -> Self {
         let state = State::Starting;
-        Self { limits, state, begun: now, since: now, good: 0, bad: 0, quiet_until: now }
+        Self { limits, state, begun: now, since: now, good: 0, bad: 0, quiet_until: now, spared: now }
     }
 
     /// Where it stands, and since when.
     #[must_use]
     pub fn state(&self) -> (State, Instant) {
         (self.state, self.since)
+    }
+
+    /// A service that it is about ended `at` this time, or was started again: that is dealt with, and takes its time.
+    pub fn spare(&mut self, at: Instant) {
+        if at <= self.spared {
+            return;
+        }
+        self.spared = at;
+        self.bad = 0;
+        self.quiet_until = self.quiet_until.max(at.plus(self.limits.start_period));
     }
 
     /// Takes what was found.
@@ -256,6 +268,31 @@ mod tests {
         // Once it is back, the next failure counts at once.
         let told = story(limits(OnFailure::Restart), "ggbbbbggbbb");
         assert_eq!(told[2..], [(7, News::Passes(State::Failing)), (10, News::Fails("refused".into()))]);
+    }
+
+    /// The end of a service is a failure already: that its check fails, too, until it is back, is none of its own.
+    #[test]
+    fn a_service_that_is_started_again_is_not_judged_meanwhile() {
+        let mut judge = Judge::new(limits(OnFailure::Restart), at(0));
+        let take = |judge: &mut Judge, outcome: Outcome, seconds: std::ops::Range<u64>| -> Vec<u64> {
+            seconds.filter(|second| judge.take(&outcome, at(*second)).is_some()).collect()
+        };
+        judge.spare(at(0));
+        assert_eq!(take(&mut judge, Outcome::Good, 0..3), [1]);
+        // Two failures before it is known why are taken back.
+        assert!(take(&mut judge, bad(), 3..5).is_empty());
+        judge.spare(at(4));
+        assert!(take(&mut judge, bad(), 5..14).is_empty());
+        judge.spare(at(4));
+        assert_eq!(take(&mut judge, bad(), 14..17), [16], "it does not come back");
+        // Each start gets its time; once it is back, the next failure counts at once.
+        judge.spare(at(30));
+        assert!(take(&mut judge, bad(), 31..38).is_empty());
+        judge.spare(at(38));
+        assert!(take(&mut judge, bad(), 38..48).is_empty());
+        assert_eq!(take(&mut judge, Outcome::Good, 48..50), [49]);
+        judge.spare(at(38));
+        assert_eq!(take(&mut judge, bad(), 50..53), [52]);
     }
 
     #[test]

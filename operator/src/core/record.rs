@@ -239,6 +239,9 @@ pub struct Txn {
     pub kind: TxnKind,
     /// What is compared.
     pub guard: Guard,
+    /// Identity of the etcd cluster whose record it goes by. Revisions are another cluster's, too, if it was restored from a
+    /// backup of this one: what such a one answers says nothing, and counts as [`Outcome::Unknown`].
+    pub cluster: u64,
     /// The leader key.
     pub leader: LeaderWrite,
     /// The in-sync key, if written.

@@ -25,7 +25,7 @@ pub enum Wake {
         /// Docker's word.
         action: String,
     },
-    /// The stream was opened (again): events may have been missed, look at everything.
+    /// The stream ended, or is opened (again): events may be missed, look at everything.
     Everything,
 }
 
@@ -75,6 +75,8 @@ impl Engine {
                     }
                 }
             }
+            // It may be the engine's end.
+            let _ = sender.try_send(Wake::Everything);
             tokio::time::sleep(RETRY).await;
         }
     }
@@ -88,4 +90,34 @@ fn wake(event: EventMessage) -> Option<Wake> {
     }
     let name = event.actor?.attributes?.remove("name")?;
     Some(Wake::Container { name, action })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::docker::{NetworkMode, Owner};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// Sooner than a stream that is open and silent is given up by the client.
+    const SOON: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn the_end_of_the_stream_is_a_reason_to_look_at_everything() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("tcp://{}", listener.local_addr().unwrap());
+        let owner = Owner { cluster: "demo".into(), node: "alpha".into() };
+        let mut wakes = Engine::connect(&url, owner, NetworkMode::Host).unwrap().events();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        assert!(stream.read(&mut request).await.unwrap() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+        assert_eq!(wakes.recv().await, Some(Wake::Everything), "opened");
+        drop(stream);
+        // The next one is opened, and nobody answers it: of three reasons one is the end of the first.
+        for what in ["ended", "opened again"] {
+            let wake = tokio::time::timeout(SOON, wakes.recv()).await;
+            assert_eq!(wake, Ok(Some(Wake::Everything)), "{what}");
+        }
+    }
 }

@@ -17,7 +17,7 @@ use crate::spec::{Check, CheckProbe, Group};
 use crate::status::{CheckState, CheckStatus, ClusterStatus, GroupState};
 use baton_replicator::types::{GroupName, Instant, NodeName};
 use prober::Prober;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -27,9 +27,17 @@ use tokio::task::JoinHandle;
 /// Least pause between two checks, whatever a specification of an early release says.
 const LEAST: Duration = Duration::from_millis(50);
 
-/// What the checks of all groups found last, by group and name.
+/// What the checks of all groups found last, and what they have to know of services.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Board(Arc<Mutex<BTreeMap<(GroupName, String), Line>>>);
+pub(super) struct Board(Arc<Mutex<Shared>>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// By group and name.
+    lines: BTreeMap<(GroupName, String), Line>,
+    /// When services last failed or were started again, by group and service.
+    disturbed: BTreeMap<GroupName, BTreeMap<String, Instant>>,
+}
 
 #[derive(Clone, Debug)]
 struct Line {
@@ -38,13 +46,30 @@ struct Line {
 }
 
 impl Board {
-    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<(GroupName, String), Line>) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut Shared) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes over what the group's runtime knows (see [`Runtime::disturbed`](crate::core::runtime::Runtime::disturbed)).
+    pub(super) fn disturbed(&self, group: &GroupName, services: &BTreeMap<String, Instant>) {
+        self.with(|shared| {
+            if !services.is_empty() && shared.disturbed.get(group) != Some(services) {
+                shared.disturbed.insert(group.clone(), services.clone());
+            }
+        });
+    }
+
+    /// When one of these services last failed or was started again.
+    fn last_disturbed(&self, group: &GroupName, services: &BTreeSet<String>) -> Option<Instant> {
+        self.with(|shared| {
+            let of = shared.disturbed.get(group)?;
+            of.iter().filter(|(service, _)| services.contains(*service)).map(|(_, at)| *at).max()
+        })
     }
 
     /// Puts the lines into a snapshot, and into its advice what a person has to see to.
     pub(super) fn put_into(&self, snapshot: &mut ClusterStatus, now: Instant) {
-        let lines = self.with(|all| all.clone());
+        let lines = self.with(|shared| shared.lines.clone());
         for ((group, _), line) in lines {
             let Some(found) = snapshot.groups.iter_mut().find(|g| g.name == group) else { continue };
             let age_ms = Some(super::snapshot::millis(now.since(line.ended)));
@@ -96,6 +121,7 @@ pub(super) fn start(
             own: place.own,
             hot: hot && judges_standbys(check, spec),
             prober: Prober::of(check, group, i, place.engine),
+            about: about(check.service.as_ref(), spec),
             check: check.clone(),
             status: place.status.clone(),
             board: place.board.clone(),
@@ -116,6 +142,17 @@ fn judges_standbys(check: &Check, group: &Group) -> bool {
         CheckProbe::Exec { service, .. } | CheckProbe::Docker { service } => hot(service),
         CheckProbe::Sql { .. } | CheckProbe::Write { .. } | CheckProbe::Ping { .. } => false,
     }
+}
+
+/// The services that it takes for the check to pass: the one it blames with all it depends on; without one, all.
+fn about(blamed: Option<&String>, group: &Group) -> BTreeSet<String> {
+    let Some(blamed) = blamed else { return group.services.keys().cloned().collect() };
+    let mut found = BTreeSet::from([blamed.clone()]);
+    let mut next = vec![blamed];
+    while let Some(service) = next.pop().and_then(|name| group.services.get(name)) {
+        next.extend(service.depends_on.keys().filter(|on| found.insert((*on).clone())));
+    }
+    found
 }
 
 /// A name for each, those that are made up told apart by a number.
@@ -172,6 +209,8 @@ struct Task {
     /// Made on standbys, too.
     hot: bool,
     prober: Prober,
+    /// Services without which it fails.
+    about: BTreeSet<String>,
     status: watch::Receiver<ClusterStatus>,
     board: Board,
     back: mpsc::Sender<Back>,
@@ -211,6 +250,12 @@ impl Task {
             let now = clock::now();
             if self.place() != place {
                 continue;
+            }
+            // A standby's readiness is judged by what is.
+            if place == Where::Here
+                && let Some(at) = self.board.last_disturbed(&self.group, &self.about)
+            {
+                judge.spare(at);
             }
             let before = judge.state();
             let news = judge.take(&outcome, now);
@@ -256,7 +301,7 @@ impl Task {
 
     fn wipe(&self) {
         crate::metrics::live().check_ended(self.group.as_str(), &self.name);
-        self.board.with(|all| all.remove(&(self.group.clone(), self.name.clone())));
+        self.board.with(|shared| shared.lines.remove(&(self.group.clone(), self.name.clone())));
     }
 
     fn show(&self, judge: &Judge, before: (State, Instant), outcome: &Outcome, now: Instant, took: Duration) {
@@ -282,8 +327,9 @@ impl Task {
         let ping = matches!(self.check.probe, CheckProbe::Ping { .. });
         let word = if ping { "prefer" } else { self.check.on_failure.word() };
         let changed = judge.state() != before;
-        self.board.with(|all| {
-            let since = all.get(&(self.group.clone(), name.clone())).map(|line| line.status.since.clone());
+        self.board.with(|shared| {
+            let since =
+                shared.lines.get(&(self.group.clone(), name.clone())).map(|line| line.status.since.clone());
             let status = CheckStatus {
                 name: name.clone(),
                 kind: kind(&self.check.probe).into(),
@@ -296,7 +342,7 @@ impl Task {
                 duration_ms: Some(super::snapshot::millis(took)),
                 age_ms: Some(0),
             };
-            all.insert((self.group.clone(), name.clone()), Line { status, ended: now });
+            shared.lines.insert((self.group.clone(), name.clone()), Line { status, ended: now });
         });
     }
 

@@ -64,8 +64,24 @@ pub(super) fn of_place(group: &GroupStatus, what: &Place, to: Option<&NodeName>)
             format!("its volumes stay replicated, and {leader} in maintenance mode would stop nothing"),
         ],
         (Place::Disable, None) => vec![format!("nobody starts {name} until it is enabled")],
-        (Place::Enable, _) => vec![format!("a node that holds its data starts {name}, preferred ones first")],
+        (Place::Enable, _) => vec![match &group.rests_with {
+            Some(lead) => {
+                format!("{name} stays stopped all the same: it goes with {lead}, which is disabled")
+            }
+            None => format!("a node that holds its data starts {name}, preferred ones first"),
+        }],
     }
+}
+
+/// What a stop for good, or its end, means for the groups that go with `group`; `all` are the groups there are.
+pub(super) fn of_company(group: &GroupStatus, what: &Place, all: &[GroupStatus]) -> Vec<String> {
+    let said = match what {
+        Place::Disable => "is stopped before",
+        Place::Enable if group.rests_with.is_none() => "starts when it serves",
+        Place::Enable | Place::Pin(_) | Place::Unpin => return Vec::new(),
+    };
+    let followers = super::placement::followers(&group.name, all);
+    followers.map(|other| format!("{other}, which goes with it, {said}")).collect()
 }
 
 /// A new mode of `node`.
@@ -167,6 +183,7 @@ fn list(names: &[&str]) -> String {
 mod tests {
     use super::*;
     use crate::cli::fixture::{down, healthy, node, resyncing};
+    use baton_replicator::types::GroupName;
 
     #[test]
     fn a_move_names_services_addresses_and_the_gap() {
@@ -205,6 +222,22 @@ mod tests {
         let said = of_mode(&healthy(), &node("alpha"), &NodeMode::Maintenance.into());
         assert!(said[0].starts_with("web stays on alpha whatever fails there"), "{said:?}");
         assert!(of_mode(&healthy(), &node("alpha"), &NodeMode::Online.into()).is_empty());
+    }
+
+    #[test]
+    fn what_goes_with_a_group_is_named() {
+        let mut all = healthy().groups;
+        let mut app = all[0].clone();
+        (app.name, app.settings.with) = (GroupName::new("app").unwrap(), Some(all[0].name.clone()));
+        all.push(app);
+        let of = |group: &GroupStatus, what| of_company(group, &what, &all);
+        assert_eq!(of(&all[0], Place::Disable), ["app, which goes with it, is stopped before"]);
+        assert_eq!(of(&all[0], Place::Enable), ["app, which goes with it, starts when it serves"]);
+        assert!(of(&all[0], Place::Unpin).is_empty() && of(&all[1], Place::Disable).is_empty());
+        let mut app = all[1].clone();
+        app.rests_with = Some(all[0].name.clone());
+        let said = [of_place(&app, &Place::Enable, None), of(&app, Place::Enable)].concat();
+        assert_eq!(said, ["app stays stopped all the same: it goes with web, which is disabled"]);
     }
 
     #[test]

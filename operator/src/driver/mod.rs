@@ -27,6 +27,7 @@ mod reload;
 mod replicator;
 mod resolve;
 mod resolving;
+mod rounds;
 mod snapshot;
 mod start;
 mod state_dir;

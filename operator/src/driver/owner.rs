@@ -36,14 +36,19 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
-/// Interval of ticks: a quarter of the default keepalive.
+/// Interval of ticks while something may be due at any moment: a quarter of the default keepalive. Else a keepalive is soon
+/// enough, because whatever happens wakes the loop up.
 const TICK: Duration = Duration::from_millis(25);
-/// The snapshot is made anew at least this often.
+/// After something has changed in a group, more may follow.
+const SETTLES: Duration = Duration::from_secs(2);
+/// The snapshot is made anew at least this often; when all is settled, half as often.
 const PUBLISH: Duration = Duration::from_millis(250);
-/// Containers are looked at this often even if no event says so.
+/// Containers are looked at this often even if no event says so, while something changes in their group.
 const OBSERVE: Duration = Duration::from_millis(1000);
+/// And this often when nothing does.
+const OBSERVE_SETTLED: Duration = Duration::from_secs(5);
 /// A volume that could not be configured is tried again after this.
 const CONFIGURE_RETRY: Duration = Duration::from_secs(2);
 /// Bound of one command to the replicator; it goes on inside and is repeated.
@@ -136,6 +141,8 @@ pub(super) struct Ears {
     pub(super) engine: mpsc::Receiver<Wake>,
     pub(super) etcd: Watch,
     pub(super) lease: mpsc::Receiver<LeaseEvent>,
+    /// Heartbeats said something new.
+    pub(super) news: Arc<Notify>,
 }
 
 /// The node's lease as last heard.
@@ -174,11 +181,11 @@ pub(super) enum Work {
 impl Owner {
     /// Runs until `shutdown` resolves, then prepares an orderly restart and returns.
     pub(super) async fn run(mut self, mut ears: Ears, shutdown: impl Future<Output = ()>) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut shutdown = std::pin::pin!(shutdown);
         let mut leaving: Option<Instant> = None;
+        let mut ticked = tokio::time::Instant::now();
         loop {
+            let next = ticked + self.pace(clock::now());
             tokio::select! {
                 biased;
                 () = &mut shutdown, if leaving.is_none() => {
@@ -186,12 +193,16 @@ impl Owner {
                     tracing::info!("asked to stop: asks for longer promises, so that everything goes on meanwhile");
                     self.all(|| Event::Restarting).await;
                 }
-                _ = tick.tick() => self.tick().await,
+                () = tokio::time::sleep_until(next) => {
+                    ticked = tokio::time::Instant::now();
+                    self.tick().await;
+                }
                 Some(back) = ears.back.recv() => self.take(back).await,
                 Ok(()) = ears.replicas.changed() => {
                     let status = ears.replicas.borrow_and_update().clone();
                     self.replicas(status.as_deref()).await;
                 }
+                () = ears.news.notified() => self.tick().await,
                 Some(wake) = ears.engine.recv() => self.engine_woke(&wake),
                 () = ears.etcd.changed() => {
                     self.all(|| Event::Changed).await;
@@ -247,6 +258,16 @@ impl Owner {
         self.beats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_settled(&self, now: Instant) -> bool {
+        self.units.values().all(|unit| unit.is_settled(now, SETTLES)) && !self.beats().misses_one(now)
+    }
+
+    /// How long after a tick the next one may be. Each vouches for the decision core, which counts for `warntime`.
+    fn pace(&self, now: Instant) -> Duration {
+        let calm = self.timers.keepalive.min(self.timers.warntime / 4);
+        if self.is_settled(now) { calm.max(TICK) } else { TICK }
+    }
+
     async fn tick(&mut self) {
         let now = clock::now();
         self.beats().vouch(now, self.lease.reachable);
@@ -256,9 +277,11 @@ impl Owner {
         for group in groups {
             let event = self.facts(&group, &peers, now);
             self.work([Work::Core(group.clone(), event), Work::Run(group.clone(), RunEvent::Tick)]).await;
-            let due =
-                self.units.get(&group).is_some_and(|u| u.observe_again || now.since(u.observed) >= OBSERVE);
-            if due {
+            let due = |u: &Unit| {
+                let every = if u.is_settled(now, SETTLES) { OBSERVE_SETTLED } else { OBSERVE };
+                u.observe_again || now.since(u.observed) >= every
+            };
+            if self.units.get(&group).is_some_and(due) {
                 self.observe(&group, now);
             }
         }
@@ -266,7 +289,7 @@ impl Owner {
         self.work(work).await;
         self.configure_volumes(now);
         self.tell_timelines(now);
-        if now.since(self.published) >= PUBLISH {
+        if now.since(self.published) >= PUBLISH * (1 + u32::from(self.is_settled(now))) {
             self.let_go(now);
             self.units.iter_mut().for_each(|(group, unit)| self.failure_book.look(group, unit));
             let work = self.gateway_work(&peers, now);
@@ -323,6 +346,10 @@ impl Owner {
                 if let Event::Record(_, Some(record)) = &event {
                     self.node_keys.clone_from(&record.nodes);
                     self.revision = self.revision.max(record.revision);
+                    let mine = record.nodes.get(&self.config.node).and_then(|keys| keys.lease);
+                    if self.lease.id != 0 && mine.is_none() {
+                        self.lease_task.put_alive();
+                    }
                     if let Some(unit) = self.units.get_mut(&group) {
                         unit.note_record(record, clock::now());
                     }
@@ -519,8 +546,15 @@ impl Owner {
             // Durable first, then what others hear, then what is done.
             self.perform(group, actions).await;
             if changed {
-                self.beats().set_intent(group, intent.clone());
+                let told = self.beats().set_intent(group, intent.clone());
+                if told {
+                    self.thread.hurry();
+                }
                 if let Some(unit) = self.units.get_mut(group) {
+                    // A lease that was renewed is none of it.
+                    if told {
+                        unit.changed = now;
+                    }
                     unit.intent = intent;
                 }
                 let peers = Arc::new(self.beats().peers());
@@ -539,6 +573,7 @@ impl Owner {
             return;
         }
         unit.state = state;
+        unit.changed = now;
         let kind = unit.kind(before);
         let epoch = unit.core.view_of().epoch;
         let marks = unit.runtime.marks().to_vec();
@@ -559,12 +594,15 @@ impl Owner {
     fn runtime(&mut self, group: &GroupName, event: RunEvent, queue: &mut VecDeque<Work>) {
         let link_down = self.executor.keeper.own_link().is_some_and(|l| !l.carrier);
         let Some(unit) = self.units.get_mut(group) else { return };
-        let todo = unit.runtime.handle(event, clock::now());
+        let now = clock::now();
+        let todo = unit.runtime.handle(event, now);
+        self.reload.board.disturbed(group, unit.runtime.disturbed());
         let mut report = unit.runtime.report();
         if link_down && !unit.plan.addresses.is_empty() {
             report.unusable = Some("the link that carries the addresses is down".into());
         }
         if report != unit.report {
+            unit.changed = now;
             unit.report = report.clone();
             queue.push_back(Work::Core(group.clone(), Event::Run(report)));
         }

@@ -86,14 +86,48 @@ pub(super) fn unmovable(group: &GroupStatus) -> Option<String> {
     ))
 }
 
-/// What to do about groups that do not run because somebody wanted so.
-pub(super) fn advice(group: &GroupStatus) -> Option<String> {
+/// The groups that `group` goes with, nearest first.
+fn leads<'g>(group: &'g GroupName, all: &'g [GroupStatus]) -> impl Iterator<Item = &'g GroupName> {
+    let next = |name: &&'g GroupName| all.iter().find(|g| g.name == **name)?.settings.with.as_ref();
+    // A specification has no circles; one that had would end here all the same.
+    std::iter::successors(Some(group), next).skip(1).take(all.len())
+}
+
+/// Notes in each group whether one that it goes with is disabled.
+pub(super) fn rest_with_others(groups: &mut [GroupStatus]) {
+    let all = &*groups;
+    let disabled = |name: &&GroupName| all.iter().any(|g| g.name == **name && g.disabled.is_some());
+    let rest: Vec<Option<GroupName>> =
+        all.iter().map(|g| leads(&g.name, all).find(disabled).cloned()).collect();
+    for (group, with) in groups.iter_mut().zip(rest) {
+        group.rests_with = with;
+    }
+}
+
+/// The groups that go with this one, directly or through others.
+pub(super) fn followers<'g>(
+    group: &'g GroupName,
+    all: &'g [GroupStatus],
+) -> impl Iterator<Item = &'g GroupName> {
+    all.iter().map(|g| &g.name).filter(move |name| leads(name, all).any(|lead| lead == group))
+}
+
+/// `, and what goes with it: app, mail`, for the end of a sentence about a group; empty for one that nothing goes with.
+fn company(group: &GroupName, all: &[GroupStatus]) -> String {
+    let names: Vec<&str> = followers(group, all).map(GroupName::as_str).collect();
+    if names.is_empty() { String::new() } else { format!(", and what goes with it: {}", names.join(", ")) }
+}
+
+/// What to do about groups that do not run because somebody wanted so; `all` are the groups there are.
+pub(super) fn advice(group: &GroupStatus, all: &[GroupStatus]) -> Option<String> {
     let note = group.disabled.as_ref()?;
     let reason = if note.reason.is_empty() { String::new() } else { format!(": {}", note.reason) };
     let name = &group.name;
     Some(format!(
-        "group {name} is disabled since {} ({}{reason}): 'baton group enable {name}' starts it",
-        note.since, note.owner
+        "group {name} is disabled since {} ({}{reason}): 'baton group enable {name}' starts it{}",
+        note.since,
+        note.owner,
+        company(name, all)
     ))
 }
 
@@ -130,7 +164,8 @@ impl DriverCommands {
             super::commands::successor(&known, Some(to.clone()))?;
         }
         let message = message(&known, &change, &wish);
-        let consequences = consequences::of_place(&known, &change.what, to.as_ref());
+        let mut consequences = consequences::of_place(&known, &change.what, to.as_ref());
+        consequences.extend(consequences::of_company(&known, &change.what, &self.status.borrow().groups));
         let accepted = Accepted { message, dry_run: how.dry_run, consequences };
         let repeated = present == wish && to.as_ref().is_none_or(|to| known.target.as_ref() == Some(to));
         if how.dry_run || repeated {
@@ -187,7 +222,7 @@ mod tests {
     #[test]
     fn what_is_pinned_or_disabled_is_not_moved_and_says_who_wants_that() {
         let mut web = fixture::healthy().groups.remove(0);
-        assert_eq!((unmovable(&web), advice(&web)), (None, None));
+        assert_eq!((unmovable(&web), advice(&web, &[])), (None, None));
         let note = ModeNote {
             owner: "ada".into(),
             reason: "audit".into(),
@@ -197,9 +232,36 @@ mod tests {
         };
         web.pinned = Some(note.clone());
         assert!(unmovable(&web).expect("refused").contains("pinned (ada: audit)"));
-        assert_eq!(advice(&web), None, "a pin is no trouble");
+        assert_eq!(advice(&web, &[]), None, "a pin is no trouble");
         web.disabled = Some(note);
         assert!(unmovable(&web).expect("refused").contains("baton group enable web"));
-        assert!(advice(&web).expect("advice").contains("since 2026-11-21T02:50:00Z (ada: audit)"));
+        assert!(advice(&web, &[]).expect("advice").contains("since 2026-11-21T02:50:00Z (ada: audit)"));
+    }
+
+    #[test]
+    fn what_goes_with_a_disabled_group_rests_with_it() {
+        let web = crate::cli::fixture::healthy().groups.remove(0);
+        let after = |name: &str, lead: &str| {
+            let mut group = web.clone();
+            group.name = GroupName::new(name).expect("a name");
+            group.settings.with = Some(GroupName::new(lead).expect("a name"));
+            group.leader = None;
+            group
+        };
+        let mut all = [after("mail", "app"), after("app", "web"), after("other", "gone"), web];
+        rest_with_others(&mut all);
+        assert!(all.iter().all(|g| g.rests_with.is_none() && !g.rests()), "nothing is disabled");
+        all[3].disabled = Some(ModeNote::default());
+        rest_with_others(&mut all);
+        let with: Vec<Option<&str>> =
+            all.iter().map(|g| g.rests_with.as_ref().map(GroupName::as_str)).collect();
+        assert_eq!(with, [Some("web"), Some("web"), None, None]);
+        assert!(all[0].rests() && !all[2].rests() && !all[3].rests(), "that one still runs");
+        let said = advice(&all[3], &all).expect("advice");
+        assert!(said.ends_with("starts it, and what goes with it: mail, app"), "{said}");
+        // A circle ends, too.
+        all[3].settings.with = Some(all[0].name.clone());
+        rest_with_others(&mut all);
+        assert_eq!(followers(&all[3].name, &all).count(), 3);
     }
 }

@@ -4,6 +4,7 @@
 //! Nothing else waits for it. If it dies, wishes stay open in etcd, and the copies lie where they are.
 
 use super::history::History;
+use super::rounds::Rounds;
 use crate::causes::chain;
 use crate::core::group::Severity;
 use crate::core::record::Outcome;
@@ -18,9 +19,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
-
-/// Between two looks: a person waits for the beginning.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// The records of all nodes, as etcd has them.
 pub(super) type Shown = BTreeMap<(VolumeName, NodeName), GivenUp>;
@@ -43,10 +41,9 @@ impl Resolver {
         let (shown, receiver) = watch::channel(Shown::new());
         tokio::spawn(async move {
             let mut tried = Tried::new();
-            let mut look = tokio::time::interval(LOOK);
-            look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut rounds = Rounds::of(self.in_force.clone());
             loop {
-                look.tick().await;
+                rounds.next(&shown).await;
                 self.round(&shown, &mut tried).await;
             }
         });

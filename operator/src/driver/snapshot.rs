@@ -74,17 +74,18 @@ pub fn build(input: &Input<'_>) -> ClusterStatus {
     let summaries: BTreeMap<&NodeName, NodeSummary> =
         input.peers.iter().filter_map(|(n, p)| Some((n, NodeSummary::decode(&p.summary)?))).collect();
     let nodes: Vec<NodeStatus> = input.spec.nodes.keys().map(|name| node(input, &summaries, name)).collect();
-    let groups: Vec<GroupStatus> = input
+    let mut groups: Vec<GroupStatus> = input
         .spec
         .groups
         .keys()
         .filter_map(|name| Some(group(input, &summaries, name, input.groups.get(name)?)))
         .collect();
+    placement::rest_with_others(&mut groups);
     let mut advice: Vec<String> = input.groups.values().filter_map(|g| g.view.advice.clone()).collect();
     advice.extend(input.advice.iter().cloned());
     advice.extend(nodes.iter().filter_map(maintenance::advice));
-    advice.extend(groups.iter().filter_map(placement::advice));
-    if input.volumes.is_none() && input.spec.groups.values().any(|g| !g.volumes.is_empty()) {
+    advice.extend(groups.iter().filter_map(|g| placement::advice(g, &groups)));
+    if input.volumes.is_none() && input.spec.has_volumes() {
         advice.push(format!("the replicator on {} does not answer: look at its log and start it", input.me));
     }
     for volume in input.volumes.into_iter().flatten() {
@@ -103,8 +104,7 @@ pub fn build(input: &Input<'_>) -> ClusterStatus {
         nodes,
         groups,
         certificates: Vec::new(),
-        replicator_reachable: input.volumes.is_some()
-            || input.spec.groups.values().all(|g| g.volumes.is_empty()),
+        replicator_reachable: input.volumes.is_some() || !input.spec.has_volumes(),
         handshakes: Handshakes::default(),
         notifications: Vec::new(),
         heartbeat: HeartbeatStatus::default(),
@@ -220,6 +220,7 @@ fn group(
         target: view.target.clone(),
         pinned: view.wish.pinned.as_ref().map(|note| ModeNote::of(note, 0)),
         disabled: view.wish.disabled.as_ref().map(|note| ModeNote::of(note, 0)),
+        rests_with: None,
         memory: Some(view.memory.clone()),
         addresses: spec.addresses.iter().map(ToString::to_string).collect(),
         nodes,

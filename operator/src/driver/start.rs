@@ -41,7 +41,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// How long the specification in etcd is waited for before the last known one is used.
 const SPEC_WAIT: Duration = Duration::from_secs(3);
@@ -203,6 +203,8 @@ pub async fn run(
     let door = access::open(&config.access, config.api, &config.run_dir, config.node.as_str(), &spec.cluster)
         .await?;
     let keeping = Arc::clone(&keeper);
+    let news = Arc::new(Notify::new());
+    let heard = Arc::clone(&news);
     let (thread, realtime) = HeartbeatThread::start(
         links,
         Sealer::new(&secret, &spec.cluster),
@@ -211,6 +213,7 @@ pub async fn run(
             sender.send(group, epoch, until);
             keeping.set_until(group, until);
         },
+        move || heard.notify_one(),
     )?;
     if !realtime.priority || !realtime.memory {
         tracing::warn!(
@@ -330,7 +333,7 @@ pub async fn run(
         let mut stopped = api_stopped;
         let _ = stopped.wait_for(|s| *s).await;
     }));
-    let ears = Ears { back: back_ear, replicas, engine: engine.events(), etcd: etcd.watch(), lease };
+    let ears = Ears { back: back_ear, replicas, engine: engine.events(), etcd: etcd.watch(), lease, news };
     tracing::info!(
         node = %config.node,
         cluster = %spec.cluster,

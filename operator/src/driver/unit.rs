@@ -16,6 +16,7 @@ use crate::status::ServiceStatus;
 use baton_replicator::types::{FrontEndKind, GroupName, Instant, NodeName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One group on this node.
 pub(super) struct Unit {
@@ -34,6 +35,8 @@ pub(super) struct Unit {
     pub(super) observed: Instant,
     /// When the last step ended.
     pub(super) stepped: Instant,
+    /// When its state changed last, what runs here, or what heartbeats say of it.
+    pub(super) changed: Instant,
     /// When containers were seen last.
     pub(super) seen: Option<Instant>,
     /// When the group's record was read last.
@@ -76,6 +79,7 @@ impl Unit {
             observe_again: true,
             observed: Instant::ZERO,
             stepped: Instant::ZERO,
+            changed: now,
             seen: None,
             read: None,
             handed: false,
@@ -85,6 +89,12 @@ impl Unit {
             unstoppable: None,
             remembered: Default::default(),
         })
+    }
+
+    /// Stands by or serves, and nothing has changed or ended for `long`.
+    pub(super) fn is_settled(&self, now: Instant, long: Duration) -> bool {
+        matches!(self.state, State::Standby | State::Serving)
+            && now.since(self.changed.max(self.stepped)) > long
     }
 
     /// Whether the unit can go on with the group as it is now.

@@ -4,6 +4,7 @@
 //! Nothing else waits for it. If it dies, verifies in etcd stay open, and the replicator ends what it has begun.
 
 use super::history::{History, rfc3339};
+use super::rounds::Rounds;
 use crate::causes::chain;
 use crate::core::group::Severity;
 use crate::core::record::Outcome;
@@ -19,9 +20,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
-
-/// Between two looks: a person waits for the beginning.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// The newest verify of each volume, as etcd has it.
 pub(super) type Shown = BTreeMap<VolumeName, VerifyStatus>;
@@ -50,10 +48,9 @@ impl Verifier {
         tokio::spawn(async move {
             let since = unix_seconds(SystemTime::now());
             let mut done: BTreeMap<VolumeName, Done> = BTreeMap::new();
-            let mut look = tokio::time::interval(LOOK);
-            look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut rounds = Rounds::of(self.in_force.clone());
             loop {
-                look.tick().await;
+                rounds.next(&shown).await;
                 self.round(&shown, &mut done, since).await;
             }
         });

@@ -70,6 +70,7 @@ pub struct LeaseTask {
     etcd: Etcd,
     task: JoinHandle<()>,
     refresh: Arc<Notify>,
+    missing: Arc<Notify>,
     current: watch::Receiver<i64>,
     ttl: watch::Sender<Duration>,
 }
@@ -89,6 +90,11 @@ impl LeaseTask {
     /// Renews at once, e.g. because a handover is about to use the lease.
     pub fn renew_now(&self) {
         self.refresh.notify_one();
+    }
+
+    /// Puts `alive` under the lease once more: somebody has deleted it, or all that etcd held, and the lease lives on.
+    pub fn put_alive(&self) {
+        self.missing.notify_one();
     }
 
     /// Stops the renewals and gives the lease back: `alive` and leader keys under it vanish at once. For a node
@@ -121,7 +127,7 @@ impl Etcd {
     pub fn keep_lease(&self, ttl: Duration, alive: Alive) -> (LeaseTask, mpsc::Receiver<LeaseEvent>) {
         let (events, receiver) = mpsc::channel(QUEUE);
         let (current_tx, current) = watch::channel(0);
-        let refresh = Arc::new(Notify::new());
+        let [refresh, missing] = [(), ()].map(|()| Arc::new(Notify::new()));
         let (ttl, wanted) = watch::channel(ttl);
         let keeper = Keeper {
             etcd: self.clone(),
@@ -130,12 +136,13 @@ impl Etcd {
             events,
             current: current_tx,
             refresh: refresh.clone(),
+            missing: missing.clone(),
         };
         let task = tokio::spawn(async move {
             // The only error is that nobody listens any more.
             let _ = keeper.run().await;
         });
-        (LeaseTask { etcd: self.clone(), task, refresh, current, ttl }, receiver)
+        (LeaseTask { etcd: self.clone(), task, refresh, missing, current, ttl }, receiver)
     }
 }
 
@@ -146,6 +153,7 @@ struct Keeper {
     events: mpsc::Sender<LeaseEvent>,
     current: watch::Sender<i64>,
     refresh: Arc<Notify>,
+    missing: Arc<Notify>,
 }
 
 type Closed = mpsc::error::SendError<LeaseEvent>;
@@ -180,13 +188,17 @@ impl Keeper {
             client.lease_grant(ttl_s, None).await.map(|granted| (granted.id(), sent, granted.ttl()))
         };
         let ((lease, sent, ttl_s), _) = self.etcd.hedged(grant).await?;
+        self.put_alive(lease).await?;
+        Ok((lease, sent, Duration::from_secs(u64::try_from(ttl_s).unwrap_or(0))))
+    }
+
+    async fn put_alive(&self, lease: i64) -> Result<(), EtcdError> {
         let key = self.etcd.keys().alive(self.etcd.me());
         let put = |mut client: Client| {
             let (key, value) = (key.clone(), to_json(&self.alive));
             async move { client.put(key, value, Some(PutOptions::new().with_lease(lease))).await }
         };
-        self.etcd.hedged(put).await?;
-        Ok((lease, sent, Duration::from_secs(u64::try_from(ttl_s).unwrap_or(0))))
+        self.etcd.hedged(put).await.map(drop)
     }
 
     /// Returns when the lease is gone.
@@ -198,6 +210,12 @@ impl Keeper {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.refresh.notified() => {}
+                () = self.missing.notified() => {
+                    // If it fails it is still missed, and the next read of a record says so again.
+                    if let Err(error) = self.put_alive(lease).await {
+                        tracing::debug!(%error, "the node's key is not back yet");
+                    }
+                }
                 () = self.events.closed() => return Err(mpsc::error::SendError(LeaseEvent::Lost { lease })),
             }
             let renew = |mut client: Client| async move {

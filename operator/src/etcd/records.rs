@@ -137,7 +137,7 @@ impl Etcd {
         if txn.clear_target {
             writes.push(TxnOp::delete(keys.target(group), None));
         }
-        self.send_once(etcd_client::Txn::new().when(compare).and_then(writes)).await
+        self.send(etcd_client::Txn::new().when(compare).and_then(writes), txn.cluster).await
     }
 
     /// Writes a group's record anew after etcd lost it, as a person decided: `insync`, and no leader. Only if the keys are
@@ -151,11 +151,16 @@ impl Etcd {
         ];
         let writes =
             [TxnOp::put(keys.insync(group), to_json(insync), None), TxnOp::delete(keys.leader(group), None)];
-        self.send_once(etcd_client::Txn::new().when(compare).and_then(writes)).await
+        self.send(etcd_client::Txn::new().when(compare).and_then(writes), read.cluster_id).await
     }
 
     /// Sends a transaction to one member and reports what is known about its fate.
     pub(super) async fn send_once(&self, request: etcd_client::Txn) -> Outcome {
+        self.send(request, 0).await
+    }
+
+    /// The same, where only the answer of one etcd cluster counts; zero for any.
+    async fn send(&self, request: etcd_client::Txn, cluster: u64) -> Outcome {
         // Nothing has been sent when no member is ready; "unknown" is safe all the same.
         let Ok(index) = self.ready().await else { return Outcome::Unknown };
         let mut client = self.client(index);
@@ -168,6 +173,11 @@ impl Etcd {
                 self.succeeded(index);
                 self.took(begin.elapsed());
                 match answer.header() {
+                    Some(header) if cluster != 0 && header.cluster_id() != cluster => {
+                        let found = header.cluster_id();
+                        tracing::warn!("a transaction meant for etcd {cluster:x} was answered by {found:x}");
+                        Outcome::Unknown
+                    }
                     Some(header) if answer.succeeded() => Outcome::Committed { revision: header.revision() },
                     Some(_) => Outcome::GuardFailed,
                     None => Outcome::Unknown,

@@ -139,6 +139,7 @@ fn takeover(number: u64, leader: i64, insync_rev: i64, fence: i64) -> Txn {
         id: number,
         kind: TxnKind::Takeover,
         guard: Guard { leader, insync: insync_rev, fence: Some(fence) },
+        cluster: 0,
         leader: LeaderWrite::Put(key, LeaseRef::Mine),
         insync: Some(insync(number)),
         clear_target: false,
@@ -201,6 +202,25 @@ async fn a_lease_that_is_gone_fails_the_guard_and_writes_nothing() {
     assert_eq!(etcd.transact(&group(), &takeover(1, 0, 0, fence), 0x1234).await, Outcome::GuardFailed);
     let record = etcd.read(&group()).await.unwrap();
     assert!(record.leader.is_none() && record.insync.is_none());
+}
+
+#[tokio::test]
+async fn what_another_cluster_answers_to_a_transaction_says_nothing() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let etcd = cluster.etcd("a").await;
+    let (lease, _events) = granted(&etcd).await;
+    let fence = etcd.write_fence(&group()).await.unwrap();
+    let own = etcd.read(&group()).await.unwrap().cluster_id;
+    // Guards that hold, and guards that do not.
+    for leader in [0, 7] {
+        let meant_for_another = Txn { cluster: own ^ 1, ..takeover(1, leader, 0, fence) };
+        assert_eq!(etcd.transact(&group(), &meant_for_another, lease.id()).await, Outcome::Unknown);
+    }
+    let record = etcd.read(&group()).await.unwrap();
+    let (leader, insync) = (record.leader.map_or(0, |l| l.revision), record.insync.map_or(0, |i| i.revision));
+    let meant = Txn { cluster: own, ..takeover(2, leader, insync, fence) };
+    let outcome = etcd.transact(&group(), &meant, lease.id()).await;
+    assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
 }
 
 #[tokio::test]
@@ -389,6 +409,24 @@ async fn the_lease_is_renewed_and_begun_again_when_lost() {
     let (keys, alive_nodes) = etcd.nodes().await.unwrap();
     assert_eq!(keys[&node("a")].lease, Some(task.id()));
     assert_eq!(alive_nodes[&node("a")], alive());
+}
+
+#[tokio::test]
+async fn a_node_s_key_that_was_deleted_stands_under_the_same_lease_again() {
+    let Some(cluster) = Cluster::start(1).await else { return };
+    let etcd = cluster.etcd("a").await;
+    let (task, _events) = granted(&etcd).await;
+    let lease = task.id();
+    etcd.client(0).delete(etcd.keys().alive(&node("a")), None).await.unwrap();
+    let (found, _) = etcd.nodes().await.unwrap();
+    assert!(found.get(&node("a")).is_none_or(|keys| keys.lease.is_none()), "{found:?}");
+    task.put_alive();
+    let deadline = Instant::now() + PATIENCE;
+    while etcd.nodes().await.unwrap().0.get(&node("a")).and_then(|keys| keys.lease) != Some(lease) {
+        assert!(Instant::now() < deadline, "the key is not back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(task.id(), lease);
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// The longest that a change goes unseen when the watch hangs with its member.
-const REFRESH: Duration = Duration::from_secs(1);
+/// The longest that a change goes unseen when the watch hangs with its member. Each costs a read per group.
+const REFRESH: Duration = Duration::from_secs(5);
 /// Between two attempts to open it.
 const RETRY: Duration = Duration::from_millis(200);
 

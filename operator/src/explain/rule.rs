@@ -12,19 +12,22 @@ fn set(nodes: &[&NodeName]) -> String {
 /// One sentence per rule.
 pub(super) fn in_force(status: &ClusterStatus, group: &GroupStatus) -> Vec<String> {
     let mut rules = Vec::new();
-    match &group.leader {
+    match (&group.leader, &group.rests_with) {
         _ if group.disabled.is_some() => rules.push(
             "A disabled group is stopped by its leader and started by nobody; its volumes stay replicated."
                 .into(),
         ),
-        Some(leader) => {
+        (_, Some(lead)) => rules.push(format!(
+            "A group that goes with another is stopped with it and started after it: {lead} is disabled."
+        )),
+        (Some(leader), None) => {
             rules.push(serving(status, group, leader));
             rules.extend(lease(group));
             rules.push(takeover(status, group, leader));
         }
-        None => rules.push(start(status, group)),
+        (None, None) => rules.push(start(status, group)),
     }
-    if group.pinned.is_some() && group.disabled.is_none() {
+    if group.pinned.is_some() && !group.is_unwanted() {
         rules.push(
             "A pinned group leaves its node only when that dies, goes into standby mode or cannot run it."
                 .into(),

@@ -4,6 +4,7 @@
 //! It runs in a process group of its own, without the agent's environment, and is killed as a whole when its time is over.
 //! What it says is kept, as one line of bounded length, without the password.
 
+use crate::causes::one_line;
 use crate::spec::FenceDevice;
 use baton_replicator::types::NodeName;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -200,6 +201,5 @@ fn clean(text: &str, password: Option<&str>) -> String {
         Some(password) => text.replace(password, crate::spec::HIDDEN),
         None => text.to_owned(),
     };
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().filter(|c| !c.is_control()).take(400).collect()
+    one_line(&text).chars().filter(|c| !c.is_control()).take(400).collect()
 }

@@ -5,6 +5,7 @@
 //! ([`abort_on_panic`](baton_replicator::process::abort_on_panic)); then serve-until runs out on its own.
 
 pub use baton_replicator::clock;
+mod bell;
 mod link;
 mod realtime;
 mod round;

@@ -1,10 +1,11 @@
-//! What the heartbeat thread does: drains the links, ticks the core once per keepalive, answers leaders at once, and
-//! after each round hands serve-until on.
+//! What the heartbeat thread does: drains the links, ticks the core once per keepalive or when it is hurried, answers
+//! leaders at once, and after each round hands serve-until on and says whether there is news.
 //!
 //! Order of a round: receive everything that waits, then tick. After a pause of the process the peers' heartbeats
 //! are thus heard before silence is judged. The mutexes are held for microseconds and never over I/O. No link can hold
 //! up another: every call returns at once, and what a link does not take is dropped and counted.
 
+use super::bell::Bell;
 use super::clock;
 use super::link::pack::{framed, pack, split};
 use super::link::{Desk, Port, Received, Slot};
@@ -32,6 +33,9 @@ const PACKET: usize = 1400;
 /// serve-until is handed on between ticks when it grew by this much: a fifth of the default keepalive.
 const GROWTH: Duration = Duration::from_millis(20);
 
+/// Heartbeats that are hurried are this part of a keepalive apart at least, however often others ask for one.
+const HURRY: u32 = 10;
+
 /// What the thread takes over at the beginning of a round.
 #[derive(Debug)]
 pub(super) struct Change {
@@ -55,9 +59,16 @@ pub(super) struct Round {
     pub board: SharedLinks,
     pub counters: Arc<LinkCounters>,
     pub next: Arc<Mutex<Option<Change>>>,
-    pub handed: BTreeMap<GroupName, (Epoch, Instant)>,
+    pub bell: Arc<Bell>,
+    /// When the last heartbeat went.
+    pub sent: Instant,
+    /// Something that the driver should look at now.
+    pub news: bool,
+    /// What was handed on last, and when.
+    pub handed: BTreeMap<GroupName, (Epoch, Instant, Instant)>,
     pub beats: Beats,
     pub on_serve_until: OnServeUntil,
+    pub on_news: Box<dyn Fn() + Send>,
 }
 
 /// A message, ready for each link's additions.
@@ -71,6 +82,7 @@ struct Outgoing<'a> {
 impl Round {
     pub fn run(mut self, stop: &AtomicBool) {
         let mut next = clock::now();
+        let mut hurried: Option<Instant> = None;
         let mut buffer = vec![0; MAX_DATAGRAM];
         while !stop.load(Ordering::Relaxed) {
             if self.take_change() {
@@ -78,19 +90,29 @@ impl Round {
             }
             self.take_ready();
             self.receive(&mut buffer);
+            if self.bell.was_rung() {
+                hurried = hurried.or(Some(self.sent.plus(self.config.keepalive / HURRY)));
+            }
             let now = clock::now();
             let due = now >= next;
-            if due {
-                self.tick(now);
+            if due || hurried.is_some_and(|at| now >= at) {
+                self.tick(now, due);
+                self.sent = now;
+                hurried = None;
                 self.counters.beat.store(now.0, Ordering::Relaxed);
+            }
+            if due {
                 next = next.plus(self.config.keepalive);
                 // After a pause the missed beats are not made up for.
                 if next <= now {
                     next = now.plus(self.config.keepalive);
                 }
             }
-            self.hand_on(due);
-            self.wait(next.since(clock::now()));
+            self.hand_on();
+            if std::mem::take(&mut self.news) {
+                (self.on_news)();
+            }
+            self.wait(hurried.map_or(next, |at| at.min(next)).since(clock::now()));
         }
     }
 
@@ -199,10 +221,11 @@ impl Round {
         }
         let asked: Vec<GroupName> =
             message.groups.iter().filter(|b| b.leading).map(|b| b.group.clone()).collect();
-        let (verdict, answer) = {
+        let (news, verdict, answer) = {
             let mut core = self.core();
+            let news = core.is_news(&from, &message);
             let verdict = core.on_datagram(&from, message, now);
-            (verdict, (verdict == Verdict::Answer).then(|| core.answer(now)))
+            (news, verdict, (verdict == Verdict::Answer).then(|| core.answer(now)))
         };
         match verdict {
             Verdict::Refused => self.refuse(link, source, Refusal::Replayed),
@@ -210,6 +233,7 @@ impl Round {
             Verdict::Taken | Verdict::Answer | Verdict::Duplicate => {
                 self.counters.received.fetch_add(1, Ordering::Relaxed);
                 let first = verdict != Verdict::Duplicate;
+                self.news |= first && news;
                 self.beats.came(&from, link, first, now);
                 if first {
                     self.board().first(&from, now);
@@ -221,7 +245,8 @@ impl Round {
         }
     }
 
-    fn tick(&mut self, now: Instant) {
+    /// A serial line has room for one heartbeat per keepalive: it carries those that are `due` only.
+    fn tick(&mut self, now: Instant, due: bool) {
         let messages = self.core().tick(now);
         let hears = {
             let mut board = self.board();
@@ -241,7 +266,7 @@ impl Round {
                 }
             }
         }
-        for link in 0..self.slots.len() {
+        for link in (0..self.slots.len()).filter(|_| due) {
             if let HeartbeatLink::Serial { baud, .. } = self.slots[link].link {
                 self.by_line(link, baud, &Outgoing { message, encoded: &[], hears: &hears, now });
             }
@@ -392,7 +417,8 @@ impl Round {
         }
     }
 
-    fn hand_on(&mut self, due: bool) {
+    /// Serve-until, where it has moved or nothing was handed on for a keepalive.
+    fn hand_on(&mut self) {
         let now = clock::now();
         let served: Vec<_> = {
             let core = self.core();
@@ -401,18 +427,24 @@ impl Round {
         };
         for (group, (epoch, until)) in served {
             let last = self.handed.get(&group).copied();
-            let moved = last.is_none_or(|(e, u)| e != epoch || until >= u.plus(GROWTH) || until < u);
-            if due || moved {
+            let moved = last.is_none_or(|(e, u, _)| e != epoch || until >= u.plus(GROWTH) || until < u);
+            let silent = last.is_none_or(|(.., at)| now.since(at) >= self.config.keepalive);
+            let entitled = until > now && last.is_none_or(|(e, u, _)| e != epoch || u <= now);
+            self.news |= entitled;
+            if silent || moved || entitled {
                 (self.on_serve_until)(&group, epoch, until);
-                self.handed.insert(group, (epoch, until));
+                self.handed.insert(group, (epoch, until, now));
             }
         }
     }
 
     fn wait(&self, at_most: Duration) {
         let ports = self.slots.iter().filter_map(|s| s.port.as_ref());
-        let mut fds: Vec<PollFd<'_>> =
-            ports.map(|p| PollFd::from_borrowed_fd(p.fd(), PollFlags::IN)).collect();
+        let mut fds: Vec<PollFd<'_>> = ports
+            .map(Port::fd)
+            .chain([self.bell.fd()])
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
         let timeout = Timespec {
             tv_sec: 0,
             tv_nsec: i64::from(at_most.min(Duration::from_millis(500)).subsec_nanos()),

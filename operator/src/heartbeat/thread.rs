@@ -1,6 +1,7 @@
 //! The heartbeat thread as its owner has it: started, told of another configuration, stopped, and its counters. What it
 //! does is in [`Round`].
 
+use super::bell::Bell;
 use super::clock;
 use super::link::{Desk, Port, Slot};
 use super::realtime::{Realtime, ask};
@@ -80,7 +81,7 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
-    /// No thread.
+    /// No thread, or nothing to wake it with.
     #[error("cannot start the heartbeat thread")]
     Thread(#[source] io::Error),
 }
@@ -123,6 +124,7 @@ pub struct HeartbeatThread {
     links: Mutex<Vec<HeartbeatLink>>,
     next: Arc<Mutex<Option<Change>>>,
     desk: Arc<Desk>,
+    bell: Arc<Bell>,
     /// Totals.
     pub counters: Arc<LinkCounters>,
     /// Each link.
@@ -132,7 +134,8 @@ pub struct HeartbeatThread {
 impl HeartbeatThread {
     /// Binds a socket per unicast link and starts the thread; the other links are opened as soon as they can be.
     /// `on_serve_until` is called from the thread, must not block, and gets every group that this node may serve, once
-    /// per keepalive and when the deadline moved.
+    /// per keepalive and when the deadline moved. `on_news` is called from it, too, when a peer says something else of a group
+    /// than before, and when this node may serve a group that it could not serve a moment ago.
     ///
     /// # Errors
     /// [`StartError`].
@@ -141,6 +144,7 @@ impl HeartbeatThread {
         sealer: Sealer,
         core: SharedCore,
         on_serve_until: impl Fn(&GroupName, Epoch, Instant) + Send + 'static,
+        on_news: impl Fn() + Send + 'static,
     ) -> Result<(Self, Realtime), StartError> {
         let mut ports = bind(&config.links, config.port)?;
         let on = config.on_links();
@@ -157,6 +161,7 @@ impl HeartbeatThread {
         let next = Arc::new(Mutex::new(None));
         let stop = Arc::new(AtomicBool::new(false));
         let counters = Arc::new(LinkCounters::default());
+        let bell = Arc::new(Bell::new().map_err(StartError::Thread)?);
         let (tell, told) = std::sync::mpsc::channel();
         let incarnation = core.lock().unwrap_or_else(PoisonError::into_inner).incarnation();
         let round = Round {
@@ -171,8 +176,12 @@ impl HeartbeatThread {
             board: Arc::clone(&board),
             counters: Arc::clone(&counters),
             next: Arc::clone(&next),
+            bell: Arc::clone(&bell),
+            sent: clock::now(),
+            news: false,
             handed: BTreeMap::new(),
             on_serve_until: Box::new(on_serve_until),
+            on_news: Box::new(on_news),
         };
         let halt = Arc::clone(&stop);
         let handle = std::thread::Builder::new()
@@ -183,7 +192,13 @@ impl HeartbeatThread {
             })
             .map_err(StartError::Thread)?;
         let realtime = told.recv().unwrap_or(Realtime { priority: false, memory: false });
-        Ok((Self { stop, handle: Some(handle), links, next, desk, counters, board }, realtime))
+        Ok((Self { stop, handle: Some(handle), links, next, desk, bell, counters, board }, realtime))
+    }
+
+    /// Has the next heartbeat sent now, a tenth of a keepalive after the last one at the earliest: an intent says something
+    /// that others wait for.
+    pub fn hurry(&self) {
+        self.bell.ring();
     }
 
     /// Takes over other links, peers or another interval without missing a beat: links that stay keep their sockets.
@@ -223,6 +238,7 @@ fn opened_later(links: &[HeartbeatLink]) -> Vec<HeartbeatLink> {
 impl Drop for HeartbeatThread {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.bell.ring();
         if let Some(handle) = self.handle.take() {
             let _ = handle.join();
         }

@@ -168,7 +168,7 @@ fn fill_group(scrape: &mut Scrape, group: &GroupStatus) {
         scrape.flag("baton_group_safety", &[name, level.label()], there);
     }
     scrape.flag("baton_group_pinned", &[name], group.pinned.is_some());
-    scrape.flag("baton_group_disabled", &[name], group.disabled.is_some());
+    scrape.flag("baton_group_disabled", &[name], group.is_unwanted());
     let standbys = group.ready_standbys().count();
     scrape.gauge("baton_group_ready_standbys", &[name], number(standbys as u64));
     if let Some(takeover) = &group.last_takeover {

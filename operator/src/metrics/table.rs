@@ -216,7 +216,7 @@ pub const METRICS: &[Metric] = &[
     gauge(
         "baton_group_disabled",
         &["group"],
-        "Somebody has disabled it: it is stopped, and nobody starts it.",
+        "Somebody has disabled it, or the group that it goes with: it is stopped, and nobody starts it.",
     ),
     gauge("baton_group_ready_standbys", &["group"], "Nodes that could take the group over now."),
     gauge(

@@ -1,6 +1,7 @@
 //! A message as a mail: subject, text, headers that make a thread of an incident. Pure; held by golden files.
 
 use super::message::{Kind, Message, severity_word, spoken, wall};
+use crate::causes::one_line;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -91,10 +92,6 @@ fn wrapped(text: &mut String, lead: &str, line: &str) {
         empty = false;
     }
     let _ = writeln!(text, "{row}");
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Hours, minutes and seconds of a time, as it was written.

@@ -13,6 +13,7 @@ pub use sql::{Sql, sql};
 pub(crate) use write::unanswered;
 pub use write::{Write, write};
 
+use crate::causes::one_line;
 use crate::core::checks::Outcome;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,8 +24,7 @@ const REASON_MAX: usize = 200;
 
 /// One line, not too long.
 pub(crate) fn short(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().take(REASON_MAX).collect()
+    one_line(text).chars().take(REASON_MAX).collect()
 }
 
 /// A place for one blocking attempt at a time.

@@ -116,6 +116,11 @@ impl Spec {
         self.groups.values().flat_map(|g| &g.addresses).map(|a| a.address)
     }
 
+    /// Whether any group has one.
+    pub fn has_volumes(&self) -> bool {
+        self.groups.values().any(|g| !g.volumes.is_empty())
+    }
+
     /// Reads a specification. `env` answers `${NAME}` and `${NAME:-default}` (for the text kept in etcd, where
     /// nothing is left to replace, `|_| None`).
     ///

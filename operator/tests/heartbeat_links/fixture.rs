@@ -82,8 +82,9 @@ impl Node {
             now,
         );
         let core = Arc::new(Mutex::new(core));
-        let (thread, _) = HeartbeatThread::start(config, sealer(7, "demo"), Arc::clone(&core), |_, _, _| {})
-            .expect("the thread starts");
+        let (thread, _) =
+            HeartbeatThread::start(config, sealer(7, "demo"), Arc::clone(&core), |_, _, _| {}, || {})
+                .expect("the thread starts");
         Self { core, thread }
     }
 

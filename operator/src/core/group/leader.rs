@@ -313,7 +313,8 @@ impl GroupCore {
         clear_target: bool,
     ) {
         let (id, guard) = (self.ledger.next_id(), self.ledger.guard(self.rules));
-        let txn = Txn { id, kind, guard, leader, insync, clear_target };
+        let cluster = self.view().map_or(0, |view| view.cluster_id);
+        let txn = Txn { id, kind, guard, cluster, leader, insync, clear_target };
         self.ledger.sent(txn.clone());
         self.out.push(Action::Txn(txn));
     }

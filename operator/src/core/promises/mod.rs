@@ -177,9 +177,10 @@ impl HeartbeatCore {
         self.summary = summary;
     }
 
-    /// Sets what the heartbeats of a group say from now on.
-    pub fn set_intent(&mut self, group: &GroupName, intent: Intent) {
-        let Some(g) = self.groups.get_mut(group) else { return };
+    /// Sets what the heartbeats of a group say from now on. Returns whether that is something else than before, which the
+    /// peers should not learn only with the next heartbeat.
+    pub fn set_intent(&mut self, group: &GroupName, intent: Intent) -> bool {
+        let Some(g) = self.groups.get_mut(group) else { return false };
         let leads = matches!(intent.part, Part::Leader { .. });
         // What etcd's record says outweighs a foreign term of the same number.
         if intent.epoch.number > g.highest.number || (leads && intent.epoch.number == g.highest.number) {
@@ -193,7 +194,18 @@ impl HeartbeatCore {
             g.ack = None;
             g.released = None;
         }
+        let news = g.intent.says() != intent.says();
         g.intent = intent;
+        news
+    }
+
+    /// Whether a message says something else of a group than its sender did before. To be asked before it is taken.
+    #[must_use]
+    pub fn is_news(&self, from: &NodeName, msg: &HeartbeatMsg) -> bool {
+        let Some(peer) = self.peers.get(from) else { return false };
+        let known = |b: &&GroupBeat| self.groups.contains_key(&b.group);
+        let same = |b: &GroupBeat| peer.facts.groups.get(&b.group).is_some_and(|before| b.says_as(before));
+        msg.groups.iter().filter(known).any(|b| !same(b))
     }
 
     /// Takes a datagram that the transport has authenticated as `from`'s.
@@ -379,6 +391,13 @@ impl HeartbeatCore {
     #[must_use]
     pub fn peers(&self) -> BTreeMap<NodeName, PeerFacts> {
         self.peers.iter().map(|(name, p)| (name.clone(), p.facts.clone())).collect()
+    }
+
+    /// Whether a peer that was heard lately is late by now: a decision may be due soon.
+    #[must_use]
+    pub fn misses_one(&self, now: Instant) -> bool {
+        let late = self.timers.keepalive * 2..=self.timers.deadtime * 2;
+        self.peers.values().filter_map(|p| p.facts.heard).any(|heard| late.contains(&now.since(heard)))
     }
 
     /// Gaps of the clock longer than `warntime` since the start.

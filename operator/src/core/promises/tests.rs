@@ -343,3 +343,35 @@ fn the_longest_silence_of_the_last_minute_is_kept() {
     let facts = &s.peers()[&node("l")];
     assert_eq!((facts.longest_gap, facts.late), (Duration::from_millis(700), 1));
 }
+
+#[test]
+fn a_peer_is_missed_from_two_keepalives_after_its_last_heartbeat_until_it_is_long_gone() {
+    let (mut l, mut s) = pair();
+    assert!(!l.misses_one(ms(5000)), "never heard");
+    exchange(&mut l, &mut s, 5000, 0);
+    let missed = [(5199, false), (5200, true), (6500, true), (8000, true), (8001, false)];
+    for (at, expected) in missed {
+        assert_eq!(l.misses_one(ms(at)), expected, "at {at}");
+    }
+}
+
+#[test]
+fn what_a_peer_says_of_a_group_is_news_once_and_when_it_acknowledges_is_none() {
+    let (mut l, mut s) = pair();
+    for (at, expected) in [(5000, true), (5100, false)] {
+        l.vouch(ms(at), true);
+        s.vouch(ms(at), true);
+        let beat = only(l.tick(ms(at)));
+        s.on_datagram(&node("l"), beat, ms(at));
+        let answer = s.answer(ms(at));
+        assert_eq!(l.is_news(&node("s"), &answer), expected, "at {at}");
+        l.on_datagram(&node("s"), answer.clone(), ms(at));
+        assert!(!l.is_news(&node("s"), &answer), "at {at}");
+    }
+    let mut beat = only(s.tick(ms(5300)));
+    beat.groups[0].ready = !beat.groups[0].ready;
+    assert!(l.is_news(&node("s"), &beat));
+    assert!(!l.is_news(&node("x"), &beat), "a stranger");
+    beat.groups[0].group = GroupName::new("unknown").expect("name");
+    assert!(!l.is_news(&node("s"), &beat), "a group that is not known here");
+}

@@ -52,6 +52,15 @@ pub enum Part {
 }
 
 impl Intent {
+    /// What of it is said in heartbeats.
+    pub(super) fn says(&self) -> impl PartialEq + use<> {
+        let leads = match self.part {
+            Part::Leader { serve, busy, ask, .. } => Some((serve, busy, ask)),
+            Part::Standby { .. } => None,
+        };
+        (leads, self.epoch, self.released, self.ready, self.state, self.boot, self.insync_rev)
+    }
+
     /// The intent before anything is known: say nothing, acknowledge nobody.
     #[must_use]
     pub fn silent() -> Self {

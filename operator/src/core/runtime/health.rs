@@ -21,9 +21,16 @@ impl Runtime {
             OnFailure::Move if leads => self.leave = Some((check.clone(), format!("{check} failed"))),
             OnFailure::Move => {}
             OnFailure::Restart => {
-                self.failure(service.as_ref().unwrap_or(&check));
                 let blamed =
                     |s: &&super::ServicePlan| !s.leaving && service.as_ref().is_none_or(|b| s.name == *b);
+                // That it does not run, or is about to be started again, has been counted.
+                let comes_back = |s: &super::ServicePlan| {
+                    !self.runs(&s.name) || self.changing(&s.name) || self.is_ill(&s.name)
+                };
+                if leads && self.cfg.services.iter().filter(blamed).any(comes_back) {
+                    return;
+                }
+                self.failure(service.as_ref().unwrap_or(&check));
                 let running = |s: &&super::ServicePlan| {
                     self.container(&s.name).state == ContainerState::Running && (leads || s.hot)
                 };

@@ -84,6 +84,8 @@ pub struct Runtime {
     failing: BTreeSet<String>,
     /// A check that says the group should move: why.
     leave: Option<(String, String)>,
+    /// When each service last failed or was started again, while it was meant to run.
+    disturbed: BTreeMap<String, Instant>,
     /// Since when the engine has not answered.
     engine_silent: Option<Instant>,
 }
@@ -117,6 +119,7 @@ impl Runtime {
             ill: BTreeSet::new(),
             failing: BTreeSet::new(),
             leave: None,
+            disturbed: BTreeMap::new(),
             engine_silent: None,
         }
     }
@@ -218,6 +221,12 @@ impl Runtime {
     #[must_use]
     pub fn restarts(&self, service: &str) -> u32 {
         self.failed_here.restarts.get(service).copied().unwrap_or(0)
+    }
+
+    /// When each service last failed or was started again, while it was meant to run: its checks fail until it is back.
+    #[must_use]
+    pub fn disturbed(&self) -> &BTreeMap<String, Instant> {
+        &self.disturbed
     }
 
     /// How long the start under way may take.
@@ -379,6 +388,7 @@ impl Runtime {
                 set(self, name, ContainerState::Running);
                 if self.reached {
                     *self.failed_here.restarts.entry(name.clone()).or_default() += 1;
+                    self.disturbed.insert(name.clone(), self.now);
                 }
             }
             Step::Unpause(name) => set(self, name, ContainerState::Running),
@@ -393,6 +403,7 @@ impl Runtime {
 
     fn failure(&mut self, what: &str) {
         self.recalled = false;
+        self.disturbed.insert(what.to_owned(), self.now);
         let window = self.cfg.failure_timeout;
         let all = self.failed_here.failures.entry(what.to_owned()).or_default();
         all.push_back(self.now);

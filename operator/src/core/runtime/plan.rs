@@ -266,18 +266,25 @@ impl Runtime {
         self.volumes_ready().then(|| self.blank_volumes().into_iter().next()).flatten()
     }
 
+    /// It does what it is there for, or has done it.
+    pub(super) fn runs(&self, service: &str) -> bool {
+        match self.container(service).state {
+            ContainerState::Running => true,
+            ContainerState::Exited(0) => self.completes(service),
+            ContainerState::Missing
+            | ContainerState::Created
+            | ContainerState::Paused
+            | ContainerState::Exited(_) => false,
+        }
+    }
+
     pub(super) fn everything_runs(&self) -> bool {
-        let runs = |s: &ServicePlan| {
-            let c = self.container(&s.name);
-            c.state == ContainerState::Running
-                || (c.state == ContainerState::Exited(0) && self.completes(&s.name))
-        };
         self.volumes_ready()
             && self.orphans.is_empty()
             && self.blank_volumes().is_empty()
             && (!self.cfg.addresses || self.addresses == Some(true))
             && self.containers.is_some()
-            && self.cfg.services.iter().filter(|s| !s.leaving).all(runs)
+            && self.cfg.services.iter().filter(|s| !s.leaving).all(|s| self.runs(&s.name))
     }
 
     /// No container executes, no address is there, and nothing on its way could change that.

@@ -269,6 +269,49 @@ fn a_service_that_is_unhealthy_is_restarted_once_for_it() {
     }
 }
 
+/// Its end, the checks that fail with it, and the restart that one of them asks for are one failure.
+#[test]
+fn a_service_that_comes_back_is_not_counted_twice() {
+    let (mut engine, mut runtime) = started();
+    let fails = |of: Option<&str>, check: &str| {
+        let (check, service) = (check.into(), of.map(Into::into));
+        RunEvent::CheckFailed(CheckFailure { check, service, on_failure: OnFailure::Restart })
+    };
+    engine.now += 1000;
+    engine.containers.insert("db".into(), ContainerState::Exited(1));
+    let began = engine.at();
+    let observed = RunEvent::Containers(Some(engine.observed()));
+    let mut steps = runtime.handle(observed, began);
+    assert_eq!(runtime.disturbed().get("db"), Some(&began));
+    engine.now += 5000;
+    for check in [fails(Some("db"), "sql"), fails(None, "page")] {
+        steps.extend(runtime.handle(check, engine.at()));
+    }
+    steps.extend(runtime.handle(RunEvent::Tick, engine.at()));
+    let start = Step::Start("db".into());
+    assert_eq!(steps, std::slice::from_ref(&start));
+    engine.step(&start).expect("started");
+    runtime.handle(RunEvent::Done(start, Ok(())), engine.at());
+    assert_eq!(runtime.disturbed().get("db"), Some(&engine.at()), "it gets its time from now on");
+    assert_eq!((runtime.failures_of("db"), runtime.failures_of("page")), (1, 0));
+
+    // It hangs: the first check that says so counts, the next one finds it about to be restarted.
+    engine.now += 60_000;
+    let restart = Step::Restart("db".into());
+    let mut steps = runtime.handle(fails(Some("db"), "sql"), engine.at());
+    engine.now += 5000;
+    for event in [fails(Some("db"), "tcp"), RunEvent::Tick] {
+        steps.extend(runtime.handle(event, engine.at()));
+    }
+    assert_eq!((steps, runtime.failures_of("db")), (vec![restart.clone()], 2));
+    runtime.handle(RunEvent::Done(restart, Ok(())), engine.at());
+    assert_eq!(runtime.report().wants_move, None);
+    // What runs has no excuse.
+    engine.now += 60_000;
+    runtime.handle(fails(Some("db"), "tcp"), engine.at());
+    assert!(runtime.report().wants_move.is_some_and(|why| why.starts_with("db failed 3 times")));
+}
+
 #[test]
 fn failures_of_an_earlier_stay_do_not_count() {
     let (mut engine, mut runtime) = started();

@@ -119,6 +119,32 @@ fn foreign_etcd_restored_while_an_agent_was_frozen() {
     judge(&w, true, "").expect("harmless");
 }
 
+/// Found by the campaign: a standby whose watch has died takes over by a record that etcd was restored to since it read it. All
+/// guards held; only the answer says that it is another cluster's.
+#[test]
+fn foreign_etcd_restored_between_a_read_and_a_takeover() {
+    // When the standby read last is a matter of chance.
+    let scenario = |nameless, phase| {
+        let mut w = settled(Options::default());
+        w.etcd.nameless = nameless;
+        let backup = w.etcd.clone();
+        w.hosts[1].watch_lag = None;
+        w.run(phase);
+        w.isolate(0, true, false);
+        let ok = w.until(2000, |w| w.in_sync() == ["n0"]);
+        judge(&w, ok, "goes on alone")?;
+        w.etcd_cut.insert(0);
+        w.restore(backup, 0xbad);
+        w.run(15_000);
+        judge(&w, w.server() == Some(0), "n1 lacks acknowledged writes and may not serve")
+    };
+    let phases = || (0..2000).step_by(100);
+    for phase in phases() {
+        scenario(false, phase).expect("n0 goes on");
+    }
+    assert!(phases().any(|phase| scenario(true, phase).is_err()), "that is what the name is looked at for");
+}
+
 #[test]
 fn foreign_etcd_wiped_is_written_again_by_the_serving_leader() {
     let mut w = settled(Options::default());

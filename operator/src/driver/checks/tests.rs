@@ -35,6 +35,27 @@ fn every_check_has_a_name_of_its_own() {
     );
 }
 
+#[test]
+fn a_check_is_spared_for_what_it_depends_on() {
+    let checks = "      - http: { url: \"http://{address}/\", service: front }\n      - docker: { service: db }\n      \
+                  - tcp: { address: \"{address}:1\" }\n";
+    let mut group = group(checks, "cold");
+    let of = |group: &Group, i: usize| {
+        about(group.checks[i].service.as_ref(), group).into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(of(&group, 0), ["front"]);
+    let front = group.services.get_mut("front").expect("front");
+    front.depends_on = [("db".to_owned(), crate::spec::Condition::ServiceStarted)].into();
+    assert_eq!((of(&group, 0), of(&group, 1)), (vec!["db".into(), "front".into()], vec!["db".to_owned()]));
+    assert_eq!(of(&group, 2), ["db", "front"], "it blames all");
+
+    let (board, web) = (Board::default(), GroupName::new("web").expect("a name"));
+    let last = |i: usize| board.last_disturbed(&web, &about(group.checks[i].service.as_ref(), &group));
+    assert_eq!(last(0), None);
+    board.disturbed(&web, &[("front".to_owned(), Instant(7)), ("page".to_owned(), Instant(9))].into());
+    assert_eq!((last(0), last(1), last(2)), (Some(Instant(7)), None, Some(Instant(7))));
+}
+
 /// A standby is judged by what runs there, and nothing is written by it.
 #[test]
 fn only_what_a_standby_runs_is_checked_there() {

@@ -6,6 +6,7 @@ mod mail;
 mod webhook;
 
 use super::message::Message;
+use crate::causes::one_line;
 use crate::spec::{Channel, MailTls};
 use baton_replicator::types::NodeName;
 use std::io::{self, Read};
@@ -98,6 +99,5 @@ fn ca(path: &Path) -> Result<Vec<u8>, Failure> {
 
 /// What others said, as one line of bounded length.
 fn clean(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().filter(|c| !c.is_control()).take(SAID_MAX).collect()
+    one_line(text).chars().filter(|c| !c.is_control()).take(SAID_MAX).collect()
 }

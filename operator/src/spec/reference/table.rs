@@ -862,7 +862,7 @@ const START_PERIOD: Field = field(
     Duration,
     "10s",
     "30s",
-    "Failures in this time after one that was acted upon do not count, unless it passed in between: the time that a restart takes.",
+    "Failures in this time after one that was acted upon, or after a service that the check needs has ended or was started again, do not count, unless it passed in between: the time that a restart takes.",
 );
 const ON_FAILURE: Field = field(
     "on_failure",

@@ -85,6 +85,7 @@ function body(app, group, id) {
     reasonOf(group) && needsAttention(group) && h('p', { class: 'because' }, `Because ${reasonOf(group)}.`),
     group.target && group.target !== group.leader && h('p', { class: 'because' }, `Asked to move to ${group.target}.`),
     group.disabled && h('p', { class: 'because' }, `Disabled by ${noted(group.disabled)}.`),
+    group.rests_with && h('p', { class: 'because' }, `Goes with ${group.rests_with}, which is disabled.`),
     group.pinned && h('p', { class: 'because' }, `Pinned by ${noted(group.pinned)}.`),
     isMoving(group) && steps(group),
     h('div', { class: 'columns' },

@@ -57,8 +57,8 @@ export function readyStandbys(group) {
   return group.nodes.filter((part) => part.node !== group.leader && part.ready).map((part) => part.node);
 }
 
-/** The group does not run because somebody has disabled it. */
-export const rests = (group) => Boolean(group.disabled) && !group.leader;
+/** The group does not run because somebody has disabled it, or the one that it goes with. */
+export const rests = (group) => Boolean(group.disabled || group.rests_with) && !group.leader;
 
 /** The group wants somebody to look. */
 export function needsAttention(group) {
