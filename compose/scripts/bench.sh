@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # bench.sh: Baton's speed beside that of the raw file, the loop device and QEMU's quorum, printed and written to
-# docs/performance.md; every sample as JSON in .build/bench.json. Needs root, /dev/fuse, loop devices, and about 12 GiB below
+# docs/performance.md; every sample as JSON in .build/bench.json. Needs root, /dev/fuse, loop devices, and 12 GiB, more on a fast disk, below
 # .build/bench (BATON_BENCH_DIR: elsewhere, on the disk to be measured). BATON_BENCH_SECONDS, BATON_BENCH_ROUNDS,
 # BATON_BENCH_CANDIDATES, BATON_BENCH_JOBS, BATON_BENCH_PARTS and BATON_BENCH_SIZE_MIB make it shorter or longer;
 # BATON_BENCH_BASE is another build of baton-replicator to compare with.

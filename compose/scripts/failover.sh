@@ -32,10 +32,13 @@ fi
 
 peers() { BATON_COMPOSE_FILE=$ROOT/compose/bench/peers.yaml compose "$@"; }
 
-# What a specification must say besides: only the name of the profile.
+# What a specification must say besides: the name of the profile, or the timers.
 specification() {
     BATON_SPEC_FILE=$BATON_FAILOVER_DIR/$1.yaml
-    case $1 in *-fast) printf 'heartbeat: { profile: fast }\n' ;; esac > "$BATON_SPEC_FILE"
+    case $1 in
+        *-fast) printf 'heartbeat: { profile: fast }\n' ;;
+        *-short) printf 'heartbeat: { keepalive: 25ms, warntime: 80ms, deadtime: 250ms }\n' ;;
+    esac > "$BATON_SPEC_FILE"
     case $1 in
         hot*) cat "$ROOT/compose/bench/hot.yaml" ;;
         data*) cat "$ROOT/compose/demo/cluster.yaml" ;;

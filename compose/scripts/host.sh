@@ -60,8 +60,10 @@ numbers() {
 cert() {
     local own member
     read -r own member < <(numbers "$HOST")
-    compose run --rm --no-deps pki baton cert node "$HOST" --dir /pki/authority \
-        --address "$BATON_SUBNET.$own" --address "$BATON_SUBNET.$member"
+    # A host that was here before keeps the ones it had.
+    # shellcheck disable=SC2016
+    compose run --rm --no-deps pki sh -c '[ -e "/pki/authority/$1.crt" ] || exec baton cert node "$1" --dir /pki/authority \
+        --address "$2" --address "$3"' cert "$HOST" "$BATON_SUBNET.$own" "$BATON_SUBNET.$member"
     # Hands out what was made.
     docker start -a "$BATON_PROJECT-pki" > /dev/null
 }
@@ -71,21 +73,24 @@ add() {
     COMPOSE_PROFILES=third compose up -d --no-build "$HOST" "$HOST-replicator" "$HOST-agent"
 }
 
+# another: an agent of another host.
+another() {
+    docker ps --format '{{.Names}}' --filter "label=baton.cluster=$BATON_CLUSTER" --filter 'name=-agent$' \
+        | grep -vxF "$BATON_PROJECT-$HOST-agent" | head -n 1
+}
+
 # let_go: another host's agent answers, and nothing it knows of counts on this one any more.
 let_go() {
-    local agent
-    for agent in $(docker ps --format '{{.Names}}' --filter "label=baton.cluster=$BATON_CLUSTER" --filter 'name=-agent$'); do
-        [ "$agent" != "$BATON_PROJECT-$HOST-agent" ] || continue
-        docker exec "$agent" baton status --json | jq -e --arg host "$HOST" 'all(.nodes[]; .name != $host)' > /dev/null || return 1
-        return 0
-    done
-    return 1
+    docker exec "$(another)" baton status --json | jq -e --arg host "$HOST" 'all(.nodes[]; .name != $host)' > /dev/null
 }
 
 remove() {
     local loops ids
-    wait_for 15 let_go || die "the cluster still counts on $HOST: take it out of the specification, 'baton apply' it, and look at \
-'baton status' on another host (docs/operations.md, Replace a host)"
+    if ! wait_for 60 let_go; then
+        docker exec "$(another)" baton status --full >&2 || true
+        die "the cluster still counts on $HOST: take it out of the specification, 'baton apply' it, and look at 'baton status' on \
+another host (docs/operations.md, Replace a host)"
+    fi
     loops=$(loops_of "$HOST")
     # The agent first, or it would start again what is taken down; the services while their device still answers.
     for ids in "$(mine -aq --filter 'name=-agent$')" "$(mine -aq --filter label=baton.service)" \

@@ -162,6 +162,17 @@ impl Cluster {
         bail!("'baton {}': {}", args.join(" "), refused.trim())
     }
 
+    /// Runs etcd's own tool beside a member of etcd, as an operator would.
+    ///
+    /// # Errors
+    /// It fails, or the member is not up.
+    pub fn etcdctl(&self, member: &str, args: &[&str]) -> Result<String> {
+        let member = docker::part(&self.config, member, Role::Etcd)?;
+        let mut command = vec!["docker", "exec", &member.name, "etcdctl", "--command-timeout=3s"];
+        command.extend(args);
+        shell::run(&command)
+    }
+
     /// Sets a node's mode by the command an operator would type.
     ///
     /// # Panics

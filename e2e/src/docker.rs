@@ -162,6 +162,14 @@ pub fn all(command: &[&str], containers: &[Container]) -> Result<()> {
     shell::run(&argv).map(drop)
 }
 
+/// The engine stops and starts a host's container with this role.
+///
+/// # Errors
+/// As [`part`] and [`all`].
+pub fn restart(config: &Config, host: &str, role: Role) -> Result<()> {
+    all(&["restart"], &[part(config, host, role)?])
+}
+
 /// Process ids (as the machine sees them) of everything in a container. From the kernel where its control groups name the
 /// container, for asking the engine costs a program's start each time.
 ///

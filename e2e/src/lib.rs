@@ -12,6 +12,7 @@
 //! | [`monitoring`] | Prometheus, Alertmanager, mail and webhook |
 //! | [`replicas`] | the two backing files at rest |
 //! | [`side`] | real binaries in containers of their own, for bad input |
+//! | [`page`] | pages of the documentation that benches write |
 //! | [`scenario`], [`report`] | the frame of a scenario and the measured figures |
 //!
 //! The scenarios themselves are in `tests/scenarios`. They run one after another against one cluster that
@@ -28,6 +29,7 @@ pub mod identity;
 pub mod journal;
 pub mod monitoring;
 pub mod netns;
+pub mod page;
 pub mod prober;
 pub mod replicas;
 pub mod report;

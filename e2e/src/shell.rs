@@ -28,6 +28,12 @@ impl Output {
     }
 }
 
+/// A text that was folded at the width of a terminal, as one line.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Runs a command to its end and returns what it left, whatever its exit code.
 ///
 /// # Errors

@@ -101,7 +101,7 @@ fn write(config: &Config, run: &str, log: &Mutex<Journal>, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         let open = match conn.take() {
             Some(open) => open,
-            None => match connect(config) {
+            None => match connect(config, ANSWER) {
                 Ok(open) => open,
                 Err(_) => {
                     std::thread::sleep(RETRY);
@@ -134,7 +134,11 @@ fn commit(mut conn: Conn, run: &str, payload: &str, log: &Mutex<Journal>) -> Opt
     }
 }
 
-fn connect(config: &Config) -> mysql::Result<Conn> {
+/// A new connection to the database at the address, whose answers are waited for this long.
+///
+/// # Errors
+/// Nobody answers in time, or it refuses.
+pub fn connect(config: &Config, answer: Duration) -> mysql::Result<Conn> {
     let db = &config.database;
     Conn::new(
         OptsBuilder::new()
@@ -146,8 +150,8 @@ fn connect(config: &Config) -> mysql::Result<Conn> {
             .prefer_socket(false)
             .tcp_nodelay(true)
             .tcp_connect_timeout(Some(CONNECT))
-            .read_timeout(Some(ANSWER))
-            .write_timeout(Some(ANSWER)),
+            .read_timeout(Some(answer))
+            .write_timeout(Some(answer)),
     )
 }
 
@@ -155,7 +159,7 @@ fn connect(config: &Config) -> mysql::Result<Conn> {
 fn patiently<T>(config: &Config, mut act: impl FnMut(&mut Conn) -> mysql::Result<T>) -> mysql::Result<T> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
-        match connect(config).and_then(|mut conn| act(&mut conn)) {
+        match connect(config, ANSWER).and_then(|mut conn| act(&mut conn)) {
             Err(_) if Instant::now() < end => std::thread::sleep(RETRY),
             done => return done,
         }

@@ -5,6 +5,7 @@ use crate::let_pass;
 use baton_e2e::config::HEARTBEAT_PORT;
 use baton_e2e::faults;
 use baton_e2e::scenario::{NO_GAP, Scenario, scenario};
+use baton_e2e::shell::one_line;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -82,8 +83,7 @@ fn a_link_cut_in_one_direction_is_shown_and_moves_nothing() {
             .unwrap_or_else(|e| panic!("{e:#}"));
         wait(t, "both ways again", || expect(&peer(t, &standby, 1), "up", false));
         let events = t.baton(&["events", "-n", "40"]).unwrap_or_else(|e| panic!("{e:#}"));
-        // Lines are as wide as a terminal.
-        let words = events.split_whitespace().collect::<Vec<_>>().join(" ");
+        let words = one_line(&events);
         t.expect("it was an event", words.contains("(broadcast eth0) is one-way"), &events);
         take(t, leader, &original);
         t.at_most("HTTP gap", prober.history().gap(begin, Instant::now()), NO_GAP);

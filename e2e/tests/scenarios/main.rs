@@ -11,6 +11,7 @@ mod cli;
 mod contract;
 mod control;
 mod dashboards;
+mod emptied;
 mod fencing;
 mod foresight;
 mod frozen;

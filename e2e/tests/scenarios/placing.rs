@@ -47,8 +47,7 @@ fn a_disabled_group_stays_stopped_until_it_is_enabled() {
 
         let end = Instant::now() + PATIENCE;
         for host in &t.config.hosts {
-            let agent = docker::part(&t.config, &host.name, Role::Agent).unwrap_or_else(|e| panic!("{e:#}"));
-            shell::run(&["docker", "restart", &agent.name]).unwrap_or_else(|e| panic!("{e:#}"));
+            docker::restart(&t.config, &host.name, Role::Agent).unwrap_or_else(|e| panic!("{e:#}"));
         }
         let mut seen = Vec::new();
         while Instant::now() < end {

@@ -4,6 +4,7 @@ use crate::{HTTP_MEDIAN, HTTP_WORST, STANDBY_LOST, WRITES_MEDIAN, let_pass};
 use baton_e2e::cluster::WHOLE;
 use baton_e2e::report::ms;
 use baton_e2e::scenario::{Scenario, scenario};
+use baton_e2e::shell::one_line;
 use baton_e2e::{docker, faults, gaps, replicas};
 use std::time::{Duration, Instant};
 
@@ -173,10 +174,9 @@ fn says_why(t: &Scenario, leader: &str, standby: &str) {
     t.expect("status says what to do", status.advice().contains(leader), status.advice().replace('\n', " "));
     t.expect("health", status.0["health"] == "down", &status.0["health"]);
     let shown = t.baton_at(standby, &["status"]).unwrap_or_else(|e| panic!("{e:#}")).text();
-    // Lines are folded at 80 columns.
-    let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let advised = status.0["advice"][0].as_str().is_some_and(|a| flat(&shown).contains(&flat(a)));
-    let said = flat(&shown).contains(&flat(&reason)) && advised;
+
+    let advised = status.0["advice"][0].as_str().is_some_and(|a| one_line(&shown).contains(&one_line(a)));
+    let said = one_line(&shown).contains(&one_line(&reason)) && advised;
     t.expect("baton status shows both", said, shown.lines().count());
 }
 

@@ -110,7 +110,7 @@ fn replace(t: &Scenario, old: &str, new: &str, original: &str) {
         if set == pair { Ok(()) } else { Err(format!("{set:?}")) }
     });
     let idle = before.baton_at(old, &["status"]).unwrap_or_else(|e| panic!("{e:#}")).text();
-    let idle = idle.split_whitespace().collect::<Vec<_>>().join(" ");
+    let idle = shell::one_line(&idle);
     t.expect(
         &of("the old host says what it is now"),
         idle.contains("is not in the specification"),
@@ -174,7 +174,7 @@ fn filled(t: &Scenario, after: &Cluster, with_new: &str, new: &str) {
         t.expect("it cannot take over before", moved.code == Some(1), moved.text().trim());
         let kept: Vec<&str> = with_new.lines().filter(|l| !l.starts_with(&format!("  {STAYS}: "))).collect();
         let refused = apply(t, &format!("{}\n", kept.join("\n")), &[]);
-        let said = refused.text().split_whitespace().collect::<Vec<_>>().join(" ");
+        let said = shell::one_line(&refused.text());
         t.expect("the leader may not leave", refused.code == Some(1) && said.contains("it leads web"), &said);
         faults::mend_links(t, STAYS).unwrap_or_else(|e| panic!("{e:#}"));
         watch

@@ -53,7 +53,7 @@ fn main() -> Result<()> {
         std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
     }
     if let Some(page) = &options.page {
-        report::write(page, &text)?;
+        baton_e2e::page::write(page, "bench", &text)?;
     }
     Ok(())
 }

@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 const DIRTY: u64 = 512 << 20;
 /// Writes per second of the application whose latency is looked at: a tenth of what the device can do.
 const STEADY: u32 = 500;
+/// The most that is dirty when a throttled resync is measured: one of a quick disk must not end before.
+const MOST_DIRTY: u64 = 8 << 30;
+/// Seconds of a throttled resync beside those that are measured: the job's start, and some to spare.
+const AROUND: u64 = 3;
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// A replicated volume of its own for these measurements.
@@ -48,7 +52,9 @@ impl Repair {
         let (dir, size) = (options.dir.join("repair"), options.size_bytes());
         let program = options.program("baton-replicator")?;
         let peer = Some(Transport::Plain);
-        let volume = Replicated::start(Setup { program, pki: pki.into(), dir: dir.clone(), size, peer })?;
+        let whole = size.max(MOST_DIRTY);
+        let volume =
+            Replicated::start(Setup { program, pki: pki.into(), dir: dir.clone(), size: whole, peer })?;
         fio::fill(&volume.device, size)?;
         Ok(Self { volume, dir, size, seconds: options.seconds })
     }
@@ -68,10 +74,13 @@ impl Repair {
         let resync = self.resynced()?;
         self.volume.admit(LIMIT)?;
 
+        // As much as takes long enough even if nothing held it back, in whole MiB.
+        let lasting = (resync as u64).saturating_mul(self.seconds + AROUND) >> 20 << 20;
+        let dirty = lasting.clamp(self.size, self.size.max(MOST_DIRTY));
         self.volume.lose_peer()?;
-        fio::fill(&self.volume.device, self.size)?;
+        fio::fill(&self.volume.device, dirty)?;
         self.volume.find_peer(&json!({}))?;
-        os::wait_for("the resync to begin", LIMIT, || self.dirty().filter(|d| *d < self.size))?;
+        os::wait_for("the resync to begin", LIMIT, || self.dirty().filter(|d| *d < dirty))?;
         let (before, began) = (self.dirty(), Instant::now());
         let busy = fio::steady(&self.volume.device, self.size, self.seconds, STEADY)?;
         let (after, took) = (self.dirty(), began.elapsed());
@@ -80,7 +89,7 @@ impl Repair {
         };
         ensure!(
             after > 0,
-            "the throttled resync ended before its measurement: a larger BATON_BENCH_SIZE_MIB"
+            "the throttled resync ended before its measurement: a smaller BATON_BENCH_SECONDS"
         );
         let throttled = before.saturating_sub(after) as f64 / took.as_secs_f64();
         self.volume.admit(LIMIT)?;

@@ -5,12 +5,7 @@ use crate::options::Options;
 use crate::results::{Results, Row, Summary, ratios, summary};
 use crate::targets::{Target, judge};
 use crate::{os, qemu};
-use anyhow::{Context, Result, ensure};
 use std::fs;
-use std::path::Path;
-
-const BEGIN: &str = "<!-- bench:begin -->";
-const END: &str = "<!-- bench:end -->";
 
 /// A table in Markdown whose columns line up in a terminal as well.
 struct Table(Vec<Vec<String>>);
@@ -39,7 +34,7 @@ impl Table {
             .collect();
         let mut rows = self.0.iter();
         let head = rows.next().map(|r| line(r)).unwrap_or_default();
-        head + &line(&rule) + &rows.map(|r| line(r)).collect::<String>()
+        [head, line(&rule), rows.map(|r| line(r)).collect::<String>()].concat()
     }
 }
 
@@ -62,10 +57,11 @@ pub fn text(options: &Options, results: &Results, machine: &str) -> String {
     if options.base.is_some() {
         out += &format!("\nOver the other build, median (spread):\n\n{}", over_base(results));
     }
-    out + &format!(
+    out += &format!(
         "\nTargets; ratios are taken round by round, then the median, with the spread in brackets:\n\n{}",
         targets(&judge(results))
-    )
+    );
+    out
 }
 
 fn header(options: &Options) -> Vec<String> {
@@ -222,36 +218,9 @@ pub fn machine(options: &Options) -> String {
     )
 }
 
-/// Puts the text between the page's markers.
-///
-/// # Errors
-/// The page cannot be read or written, or has no markers.
-pub fn write(page: &Path, text: &str) -> Result<()> {
-    let old = fs::read_to_string(page).with_context(|| format!("read {}", page.display()))?;
-    let marks = old.find(BEGIN).zip(old.find(END)).filter(|(b, e)| b < e);
-    let (begin, end) = marks.with_context(|| format!("{} has no {BEGIN} … {END}", page.display()))?;
-    ensure!(old[begin + BEGIN.len()..].matches(BEGIN).count() == 0, "{} has {BEGIN} twice", page.display());
-    let new = format!("{}{BEGIN}\n\n{}\n\n{}", &old[..begin], text.trim_end(), &old[end..]);
-    fs::write(page, new).with_context(|| format!("write {}", page.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_page_keeps_what_is_around_the_markers() {
-        let path = std::env::temp_dir().join(format!("baton-bench-page-{}", std::process::id()));
-        fs::write(&path, format!("before\n\n{BEGIN}\nold\n{END}\n\nafter\n")).unwrap();
-        for _ in 0..2 {
-            write(&path, "new\n").unwrap();
-            let found = fs::read_to_string(&path).unwrap();
-            assert_eq!(found, format!("before\n\n{BEGIN}\n\nnew\n\n{END}\n\nafter\n"));
-        }
-        fs::write(&path, "no markers").unwrap();
-        assert!(write(&path, "new").is_err());
-        fs::remove_file(&path).unwrap();
-    }
 
     #[test]
     fn tables_line_up() {

@@ -7,8 +7,9 @@
 use crate::history::{Event, History, Kind, Mop};
 use anyhow::{Context, Result};
 use baton_e2e::config::Config;
+use baton_e2e::writer::connect;
+use mysql::Conn;
 use mysql::prelude::Queryable;
-use mysql::{Conn, OptsBuilder};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
@@ -29,8 +30,6 @@ const LISTS_PER_MINUTE: u64 = 2000;
 const PAUSE: Duration = Duration::from_millis(15);
 /// Between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(20);
-/// A SYN to nobody is given up after this.
-const CONNECT: Duration = Duration::from_millis(250);
 /// What is not answered by then is given up: longer than a pause that is none of a takeover.
 const ANSWER: Duration = Duration::from_secs(2);
 /// Longest wait for a database that must be there.
@@ -250,23 +249,6 @@ fn serializable(config: &Config) -> mysql::Result<Conn> {
     // A lock that a client left behind, whose host went on without it, holds nobody for InnoDB's 50 s.
     conn.query_drop("SET SESSION tx_isolation = 'SERIALIZABLE', innodb_lock_wait_timeout = 1")?;
     Ok(conn)
-}
-
-fn connect(config: &Config, answer: Duration) -> mysql::Result<Conn> {
-    let db = &config.database;
-    Conn::new(
-        OptsBuilder::new()
-            .ip_or_hostname(Some(config.vip.to_string()))
-            .tcp_port(3306)
-            .user(Some(&db.user))
-            .pass(Some(&db.password))
-            .db_name(Some(&db.schema))
-            .prefer_socket(false)
-            .tcp_nodelay(true)
-            .tcp_connect_timeout(Some(CONNECT))
-            .read_timeout(Some(answer))
-            .write_timeout(Some(answer)),
-    )
 }
 
 /// Again and again for [`THERE`]: the database may be starting.

@@ -156,8 +156,7 @@ fn kill(cluster: &Cluster, host: &str, role: Role) -> Result<Undo> {
 }
 
 fn restart(cluster: &Cluster, host: &str, role: Role) -> Result<Undo> {
-    let container = part(cluster, host, role)?;
-    docker::all(&["restart"], &[container])?;
+    docker::restart(&cluster.config, host, role)?;
     Ok(Undo::Over)
 }
 

@@ -9,6 +9,8 @@ pub enum Candidate {
     Hot,
     /// The same with `profile: fast`.
     HotFast,
+    /// The same with the timers given: half of that profile's silence.
+    HotShort,
     /// Baton, a replicated volume with MariaDB on it, and Apache.
     Data,
     /// The same with `profile: fast`.
@@ -40,9 +42,10 @@ pub enum Peer {
 
 impl Candidate {
     /// In the order of the tables.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Hot,
         Self::HotFast,
+        Self::HotShort,
         Self::Data,
         Self::DataFast,
         Self::Keepalived,
@@ -58,6 +61,7 @@ impl Candidate {
         match self {
             Self::Hot => "hot",
             Self::HotFast => "hot-fast",
+            Self::HotShort => "hot-short",
             Self::Data => "data",
             Self::DataFast => "data-fast",
             Self::Keepalived => "keepalived",
@@ -74,6 +78,7 @@ impl Candidate {
         match self {
             Self::Hot => "Baton, `standby: hot`",
             Self::HotFast => "Baton, `standby: hot`, `profile: fast`",
+            Self::HotShort => "Baton, `standby: hot`, `deadtime: 250ms`",
             Self::Data => "Baton, volume + Apache + MariaDB",
             Self::DataFast => "Baton, volume + Apache + MariaDB, `profile: fast`",
             Self::Keepalived => "keepalived (1 s)",
@@ -88,7 +93,7 @@ impl Candidate {
     /// Which program, if it is not Baton.
     pub const fn peer(self) -> Option<Peer> {
         match self {
-            Self::Hot | Self::HotFast | Self::Data | Self::DataFast => None,
+            Self::Hot | Self::HotFast | Self::HotShort | Self::Data | Self::DataFast => None,
             Self::Keepalived | Self::KeepalivedTuned => Some(Peer::Keepalived),
             Self::Pacemaker | Self::PacemakerTuned => Some(Peer::Pacemaker),
             Self::Heartbeat | Self::HeartbeatTuned => Some(Peer::Heartbeat),
@@ -106,6 +111,7 @@ impl Candidate {
         Duration::from_millis(match self {
             Self::Hot | Self::Data => 1500,
             Self::HotFast | Self::DataFast | Self::HeartbeatTuned => 500,
+            Self::HotShort => 250,
             Self::Keepalived => 3600,
             Self::KeepalivedTuned => 360,
             Self::Pacemaker => 6600,
@@ -114,7 +120,7 @@ impl Candidate {
         })
     }
 
-    /// It is watched under full load: Baton's fast ones, and every setting of a peer that they are compared with.
+    /// It is watched under full load: Baton's but those with default timers, and every setting of a peer that they are compared with.
     pub const fn under_load(self) -> bool {
         !matches!(self, Self::Hot | Self::Data)
     }

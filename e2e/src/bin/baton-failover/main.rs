@@ -99,7 +99,7 @@ fn main() -> Result<()> {
                 let all = serde_json::to_string_pretty(&results.json())? + "\n";
                 std::fs::write(&json, all).with_context(|| format!("write {}", json.display()))?;
             }
-            page.map_or(Ok(()), |page| report::write(&page, &text))
+            page.map_or(Ok(()), |page| baton_e2e::page::write(&page, "failover", &text))
         }
         What::List { load } => {
             for candidate in Candidate::ALL.into_iter().filter(|c| !load || c.under_load()) {

@@ -4,12 +4,7 @@ use crate::candidate::Candidate;
 use crate::fault::Fault;
 use crate::judge::{self, Verdict};
 use crate::sample::{Results, Summary};
-use anyhow::{Context, Result};
 use std::fs;
-use std::path::Path;
-
-const BEGIN: &str = "<!-- failover:begin -->";
-const END: &str = "<!-- failover:end -->";
 
 /// All that is printed and written.
 pub fn text(results: &Results) -> String {
@@ -131,18 +126,6 @@ fn date(seconds: u64) -> String {
     format!("{year}-{month:02}-{day:02} {:02}:{:02}", of_day / 3600, of_day % 3600 / 60)
 }
 
-/// Puts the text between the page's markers.
-///
-/// # Errors
-/// The page cannot be read or written, or has no markers.
-pub fn write(page: &Path, text: &str) -> Result<()> {
-    let old = fs::read_to_string(page).with_context(|| format!("read {}", page.display()))?;
-    let marks = old.find(BEGIN).zip(old.find(END)).filter(|(b, e)| b < e);
-    let (begin, end) = marks.with_context(|| format!("{} has no {BEGIN} … {END}", page.display()))?;
-    let new = format!("{}{BEGIN}\n\n{}\n\n{}", &old[..begin], text.trim_end(), &old[end..]);
-    fs::write(page, new).with_context(|| format!("write {}", page.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,19 +170,5 @@ mod tests {
         assert_eq!(date(0), "1970-01-01 00:00");
         assert_eq!(date(951_827_696), "2000-02-29 12:34");
         assert_eq!(date(1_735_689_599), "2024-12-31 23:59");
-    }
-
-    #[test]
-    fn a_page_keeps_what_is_around_the_markers() {
-        let path = std::env::temp_dir().join(format!("baton-failover-page-{}", std::process::id()));
-        fs::write(&path, format!("before\n\n{BEGIN}\nold\n{END}\n\nafter\n")).unwrap();
-        for _ in 0..2 {
-            write(&path, "new\n").unwrap();
-            let found = fs::read_to_string(&path).unwrap();
-            assert_eq!(found, format!("before\n\n{BEGIN}\n\nnew\n\n{END}\n\nafter\n"));
-        }
-        fs::write(&path, "no markers").unwrap();
-        assert!(write(&path, "new").is_err());
-        fs::remove_file(&path).unwrap();
     }
 }
