@@ -19,7 +19,7 @@ use crate::notify::{Notifier, TestOutcome};
 use crate::replica::{ReplicaClient, ReplicaError};
 use crate::security::tokens::Tokens;
 use crate::spec::Spec;
-use crate::status::{ClusterStatus, Event, GroupState, GroupStatus, ModeNote, NodeMode};
+use crate::status::{ClusterStatus, Event, GroupState, GroupStatus, ModeNote, NodeMode, NodeStatus};
 use baton_replicator::api::ExportStatus;
 use baton_replicator::types::{GroupName, Instant, NodeName, VolumeName};
 use futures::future::BoxFuture;
@@ -35,6 +35,9 @@ const ALIVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Until a verify that has ended is written down: the verifier looks every second.
 const WRITTEN_DOWN: Duration = Duration::from_secs(3);
+
+/// Until this agent's own status shows what was asked for: a read of the record and the next publication.
+const SHOWN: Duration = Duration::from_secs(1);
 
 /// Carries out the API's commands.
 pub(super) struct DriverCommands {
@@ -69,6 +72,17 @@ impl DriverCommands {
             let names: Vec<&str> = spec.groups.keys().map(GroupName::as_str).collect();
             CommandError::NotFound(format!("there is no group {name}; the groups are {}", names.join(", ")))
         })
+    }
+
+    /// Waits until this agent's status shows what has just been written, so that whoever asks it next reads that. It is
+    /// written anyway: after [`SHOWN`] the answer is the same.
+    pub(super) async fn shown(&self, seen: impl FnMut(&ClusterStatus) -> bool) {
+        let _ = tokio::time::timeout(SHOWN, self.status.clone().wait_for(seen)).await;
+    }
+
+    /// As [`Self::shown`], of one group.
+    pub(super) async fn shown_of(&self, group: &GroupName, seen: impl Fn(&GroupStatus) -> bool) {
+        self.shown(|status| status.groups.iter().any(|g| g.name == *group && seen(g))).await;
     }
 
     /// Whether this verify is over, whatever etcd says so far.
@@ -194,6 +208,9 @@ impl Commands for DriverCommands {
                 }
             }
             self.history.record(None, Severity::Info, &format!("asked for: {}", accepted.message));
+            let note = wish.note.as_ref().map(|note| ModeNote::of(note, now));
+            let is = |n: &NodeStatus| n.name == node && n.mode == wish.mode && n.mode_note == note;
+            self.shown(|status| status.nodes.iter().any(is)).await;
             Ok(accepted)
         })
     }
@@ -263,6 +280,8 @@ impl Commands for DriverCommands {
                 }
             }
             self.history.record(Some(&group), Severity::Info, &format!("asked for: {}", accepted.message));
+            // It may have arrived before anybody saw it go.
+            self.shown_of(&group, |g| g.target.as_ref().or(g.leader.as_ref()) == Some(&target)).await;
             Ok(accepted)
         })
     }
@@ -385,6 +404,7 @@ impl Commands for DriverCommands {
             // Guarded in any case: a move asked for meanwhile is another one.
             settled(&self.etcd.put_target_if(&group, None, version).await, &what)?;
             self.history.record(Some(&group), Severity::Info, &format!("asked for: {}", accepted.message));
+            self.shown_of(&group, |g| g.target.is_none()).await;
             Ok(accepted)
         })
     }

@@ -344,6 +344,8 @@ impl Owner {
         match back {
             Back::Group(group, event) => {
                 if let Event::Record(_, Some(record)) = &event {
+                    // Whoever asked for something waits for the status to show it.
+                    let mut asked = self.node_keys != record.nodes;
                     self.node_keys.clone_from(&record.nodes);
                     self.revision = self.revision.max(record.revision);
                     let mine = record.nodes.get(&self.config.node).and_then(|keys| keys.lease);
@@ -351,7 +353,10 @@ impl Owner {
                         self.lease_task.put_alive();
                     }
                     if let Some(unit) = self.units.get_mut(&group) {
-                        unit.note_record(record, clock::now());
+                        asked |= unit.note_record(record, clock::now());
+                    }
+                    if asked {
+                        self.published = Instant::ZERO;
                     }
                 }
                 self.work([Work::Core(group, event)]).await;

@@ -5,7 +5,7 @@ use super::consequences;
 use crate::api::{Accepted, CommandError, How, Place, PlaceChange};
 use crate::core::group::Severity;
 use crate::core::record::{GroupWish, StoredNote};
-use crate::status::{GroupState, GroupStatus};
+use crate::status::{GroupState, GroupStatus, ModeNote};
 use baton_replicator::types::{GroupName, NodeName};
 
 /// The note after a change, at `now` seconds since 1970. What is left out stays as it was; a repetition changes nothing.
@@ -178,6 +178,9 @@ impl DriverCommands {
             _ => Severity::Info,
         };
         self.history.record(Some(&group), severity, &format!("asked for: {}", accepted.message));
+        let noted = |note: &Option<StoredNote>| note.as_ref().map(|note| ModeNote::of(note, now));
+        let (pinned, disabled) = (noted(&wish.pinned), noted(&wish.disabled));
+        self.shown_of(&group, |g| g.pinned == pinned && g.disabled == disabled).await;
         Ok(accepted)
     }
 }
@@ -186,7 +189,6 @@ impl DriverCommands {
 mod tests {
     use super::*;
     use crate::cli::fixture;
-    use crate::status::ModeNote;
 
     fn change(what: Place, reason: Option<&str>) -> PlaceChange {
         PlaceChange { what, by: "root".into(), owner: None, reason: reason.map(Into::into) }

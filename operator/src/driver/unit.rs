@@ -7,7 +7,7 @@ use super::takeover::{Kind, Tracker};
 use crate::basis::Entitlement;
 use crate::core::group::{AfterPowerLoss, Fencing, GroupConfig, GroupCore, Placing, Retire, State, Told};
 use crate::core::promises::{HeartbeatCore, Intent};
-use crate::core::record::{Durable, Record};
+use crate::core::record::{Durable, GroupWish, Record};
 use crate::core::rules::Rules;
 use crate::core::runtime::{Need, RunReport, Runtime, RuntimeConfig, ServicePlan, VolumePlan};
 use crate::core::timing::Timers;
@@ -41,6 +41,8 @@ pub(super) struct Unit {
     pub(super) seen: Option<Instant>,
     /// When the group's record was read last.
     pub(super) read: Option<Instant>,
+    /// What people asked for, by that record: a node, a place.
+    asked: (Option<NodeName>, GroupWish),
     pub(super) handed: bool,
     pub(super) fresh: bool,
     /// Its checks of gateways by name: reached or not.
@@ -82,6 +84,7 @@ impl Unit {
             changed: now,
             seen: None,
             read: None,
+            asked: Default::default(),
             handed: false,
             fresh: false,
             gateways: BTreeMap::new(),
@@ -122,11 +125,13 @@ impl Unit {
         self.spec = group;
     }
 
-    /// What the record says about how a leadership came about.
-    pub(super) fn note_record(&mut self, record: &Record, now: Instant) {
+    /// What the record says about how a leadership came about. True if people ask for something else than before.
+    pub(super) fn note_record(&mut self, record: &Record, now: Instant) -> bool {
         self.read = Some(now);
+        let asked = (record.target.clone(), record.wish.clone());
         self.handed = record.leader.as_ref().is_some_and(|l| l.value.handed);
         self.fresh = record.insync.as_ref().is_none_or(|i| i.value.fresh);
+        std::mem::replace(&mut self.asked, asked.clone()) != asked
     }
 
     pub(super) fn kind(&self, before: State) -> Kind {

@@ -114,6 +114,30 @@ pub fn standby(b: &Bench<'_>) {
     let status = b.run(&["status"]);
     let ok = status.code == Some(3) && status.stdout.contains("by ada: kernel update");
     b.expect("status says who and why, and that nobody could take over", ok, &status.stdout);
+    read_after_write(b);
+}
+
+/// Whoever asks an agent after a command finds what the command said, at once.
+fn read_after_write(b: &Bench<'_>) {
+    // The status of a cluster that is degraded ends with 3.
+    let then = |command: &str, read: &str| -> Value {
+        let text = b.shell(&format!("baton {command} > /dev/null && baton {read} --json; true"));
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("baton {command}, {read}: {e}: {text}"))
+    };
+    for reason in ["fan", "disk", "cable"] {
+        let command = format!("standby {} --reason {reason}", b.other);
+        let node = then(&command, &format!("node show {}", b.other));
+        b.expect("read after write: a mode", node["mode_note"]["reason"] == reason, &node["mode_note"]);
+        let command = format!("group pin {GROUP} --reason {reason}");
+        let group = then(&command, &format!("group show {GROUP}"));
+        b.expect("read after write: a pin", group["pinned"]["reason"] == reason, &group["pinned"]);
+    }
+    let group = then(&format!("group unpin {GROUP}"), &format!("group show {GROUP}"));
+    b.expect(
+        "read after write: no pin",
+        group["name"] == GROUP && group["pinned"].is_null(),
+        &group["pinned"],
+    );
 }
 
 pub fn online(b: &Bench<'_>) {
