@@ -140,6 +140,18 @@ pub enum NodeMode {
     Maintenance,
 }
 
+impl NodeMode {
+    /// Why a node in this mode leads no group that it does not lead already.
+    #[must_use]
+    pub fn keeps_away(self) -> Option<&'static str> {
+        match self {
+            Self::Online => None,
+            Self::Standby => Some("the node is in standby mode"),
+            Self::Maintenance => Some("the node is in maintenance mode"),
+        }
+    }
+}
+
 /// What was said when a node's mode was set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ModeNote {

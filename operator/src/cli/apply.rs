@@ -148,12 +148,19 @@ async fn wait(client: &ApiClient, version: i64, limit: Duration) -> Result<Exit,
 
 /// What is not as it should be yet.
 fn missing(status: &ClusterStatus, version: i64) -> Option<String> {
-    let behind = |n: &&crate::status::NodeStatus| n.alive && n.spec_version != Some(version);
+    // One that was silent for a moment is not away.
+    let there = |n: &crate::status::NodeStatus| {
+        n.alive || n.age_ms.is_some_and(|age| age < status.timers.deadtime_ms)
+    };
+    let behind = |n: &&crate::status::NodeStatus| there(n) && n.spec_version != Some(version);
     if let Some(node) = status.nodes.iter().find(behind) {
         return Some(format!("{} does not run version {version} yet", node.name));
     }
     let stopped = |s: &&crate::status::ServiceStatus| s.state != "running" && s.state != "exited";
     status.groups.iter().find_map(|g| {
+        if g.rests() {
+            return None;
+        }
         if g.state != GroupState::Serving {
             return Some(format!("group {}: {}", g.name, super::words::group_state(g.state)));
         }
@@ -174,7 +181,13 @@ mod tests {
         status.nodes[1].spec_version = Some(11);
         assert_eq!(missing(&status, 12).as_deref(), Some("beta does not run version 12 yet"));
         status.nodes[1].alive = false;
+        assert!(missing(&status, 12).is_some(), "silent for a moment");
+        status.nodes[1].age_ms = Some(status.timers.deadtime_ms);
         assert_eq!(missing(&status, 12), None, "one that is away gets it when it comes back");
+        let mut disabled = status.clone();
+        disabled.groups[0].disabled = Some(Default::default());
+        (disabled.groups[0].leader, disabled.groups[0].state) = (None, GroupState::Standby);
+        assert_eq!(missing(&disabled, 12), None, "nobody waits for what is not to run");
         status.groups[0].services[0].state = "restarting".into();
         assert!(missing(&status, 12).is_some_and(|m| m.contains("is restarting")));
     }

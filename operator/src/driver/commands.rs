@@ -39,6 +39,9 @@ const WRITTEN_DOWN: Duration = Duration::from_secs(3);
 /// Until this agent's own status shows what was asked for: a read of the record and the next publication.
 const SHOWN: Duration = Duration::from_secs(1);
 
+/// A verify writes down once a second what it has found: to stop it between two of these takes one repetition.
+const STOP_ROUNDS: u32 = 5;
+
 /// Carries out the API's commands.
 pub(super) struct DriverCommands {
     pub(super) me: NodeName,
@@ -462,20 +465,34 @@ impl Commands for DriverCommands {
     fn stop_verify(&self, volume: VolumeName, how: How) -> BoxFuture<'_, Result<Accepted, CommandError>> {
         Box::pin(async move {
             let group = self.volume(&volume)?;
-            let (record, version) = self.verify_record(&volume).await?;
             let answer = |message| Accepted { message, dry_run: how.dry_run, consequences: Vec::new() };
-            let Some(open) = record.filter(|r| r.is_open() && !r.stop) else {
-                return Ok(answer(format!("no verify of {volume} runs")));
-            };
-            let accepted = answer(format!("the verify of {volume} is stopped; what it found stays marked"));
-            if how.dry_run {
+            let what = format!("the verify of {volume}");
+            let mut rounds = 0;
+            loop {
+                let (record, version) = self.verify_record(&volume).await?;
+                let Some(open) = record.filter(|r| r.is_open() && !r.stop) else {
+                    return Ok(answer(format!("no verify of {volume} runs")));
+                };
+                let accepted =
+                    answer(format!("the verify of {volume} is stopped; what it found stays marked"));
+                if how.dry_run {
+                    return Ok(accepted);
+                }
+                let record = VerifyRecord { stop: true, ..open };
+                let outcome = self.etcd.put_verify(&volume, &record, version).await;
+                rounds += 1;
+                // What it has found so far was written down meanwhile, perhaps that it has ended: nobody has to ask again.
+                if outcome == Outcome::GuardFailed && rounds < STOP_ROUNDS {
+                    continue;
+                }
+                settled(&outcome, &what)?;
+                self.history.record(
+                    Some(&group),
+                    Severity::Info,
+                    &format!("asked for: {}", accepted.message),
+                );
                 return Ok(accepted);
             }
-            let record = VerifyRecord { stop: true, ..open };
-            let what = format!("the verify of {volume}");
-            settled(&self.etcd.put_verify(&volume, &record, version).await, &what)?;
-            self.history.record(Some(&group), Severity::Info, &format!("asked for: {}", accepted.message));
-            Ok(accepted)
         })
     }
 

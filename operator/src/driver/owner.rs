@@ -345,7 +345,7 @@ impl Owner {
             Back::Group(group, event) => {
                 if let Event::Record(_, Some(record)) = &event {
                     // Whoever asked for something waits for the status to show it.
-                    let mut asked = self.node_keys != record.nodes;
+                    let mut news = self.node_keys != record.nodes;
                     self.node_keys.clone_from(&record.nodes);
                     self.revision = self.revision.max(record.revision);
                     let mine = record.nodes.get(&self.config.node).and_then(|keys| keys.lease);
@@ -353,9 +353,9 @@ impl Owner {
                         self.lease_task.put_alive();
                     }
                     if let Some(unit) = self.units.get_mut(&group) {
-                        asked |= unit.note_record(record, clock::now());
+                        news |= unit.note_record(record, clock::now());
                     }
-                    if asked {
+                    if news {
                         self.published = Instant::ZERO;
                     }
                 }

@@ -298,9 +298,13 @@ fn part(
     let beat = peer.and_then(|p| p.groups.get(group));
     let age = peer.and_then(|p| p.heard).map(|heard| input.now.since(heard));
     let silent = age.is_none_or(|a| a >= input.spec.heartbeat.warntime);
+    // Known here before its next heartbeat says so itself: whoever asks after a command is not told otherwise.
+    let mode = input.node_keys.get(node).map(|keys| keys.mode).unwrap_or_default();
+    let away = beat.filter(|b| b.ready).and_then(|_| mode.keeps_away());
     let reason = match (age, summary) {
         (None, _) => "never heard".to_owned(),
         (Some(age), _) if silent => format!("not heard for {:.1} s", age.as_secs_f64()),
+        (Some(_), _) if let Some(away) = away => away.to_owned(),
         (Some(_), Some(s)) => s.reason.clone(),
         (Some(_), None) => String::new(),
     };
@@ -311,7 +315,7 @@ fn part(
         epoch: beat.map_or(Epoch::ZERO, |b| b.epoch),
         disk: if volumes.is_empty() { None } else { summary.and_then(|s| s.disk).filter(|_| !silent) },
         boot: beat.map(|b| b.boot).filter(|b| b.0 != 0),
-        ready: !silent && beat.is_some_and(|b| b.ready),
+        ready: !silent && away.is_none() && beat.is_some_and(|b| b.ready),
         reason,
         resync_percent: resync_of(volumes, node)
             .or_else(|| summary.filter(|_| !silent)?.resync.map(|r| f64::from(r) / 10.0)),

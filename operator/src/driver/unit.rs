@@ -41,8 +41,8 @@ pub(super) struct Unit {
     pub(super) seen: Option<Instant>,
     /// When the group's record was read last.
     pub(super) read: Option<Instant>,
-    /// What people asked for, by that record: a node, a place.
-    asked: (Option<NodeName>, GroupWish),
+    /// What people see of that record: the node and the place they asked for, who is in sync.
+    shown: (Option<NodeName>, GroupWish, Vec<NodeName>),
     pub(super) handed: bool,
     pub(super) fresh: bool,
     /// Its checks of gateways by name: reached or not.
@@ -84,7 +84,7 @@ impl Unit {
             changed: now,
             seen: None,
             read: None,
-            asked: Default::default(),
+            shown: Default::default(),
             handed: false,
             fresh: false,
             gateways: BTreeMap::new(),
@@ -125,13 +125,14 @@ impl Unit {
         self.spec = group;
     }
 
-    /// What the record says about how a leadership came about. True if people ask for something else than before.
+    /// What the record says about how a leadership came about. True if people see something else in it than before.
     pub(super) fn note_record(&mut self, record: &Record, now: Instant) -> bool {
         self.read = Some(now);
-        let asked = (record.target.clone(), record.wish.clone());
+        let members = record.members().iter().map(|m| m.node.clone()).collect();
+        let shown = (record.target.clone(), record.wish.clone(), members);
         self.handed = record.leader.as_ref().is_some_and(|l| l.value.handed);
         self.fresh = record.insync.as_ref().is_none_or(|i| i.value.fresh);
-        std::mem::replace(&mut self.asked, asked.clone()) != asked
+        std::mem::replace(&mut self.shown, shown.clone()) != shown
     }
 
     pub(super) fn kind(&self, before: State) -> Kind {

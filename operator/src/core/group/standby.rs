@@ -7,7 +7,6 @@ use super::{Action, GroupCore, Severity, State};
 use crate::core::record::{Durable, InSync, LeaderKey, LeaderWrite, LeaseRef, LongPromise, TxnKind};
 use crate::core::rules::{Detail, Rule};
 use crate::core::runtime::Phase;
-use crate::status::NodeMode;
 use baton_replicator::types::{Epoch, Member, NodeName};
 use std::time::Duration;
 
@@ -237,10 +236,8 @@ impl GroupCore {
         if let Some(foreign) = &self.foreign {
             return Err(format!("{foreign}: no automatic takeover"));
         }
-        match view.mode(&self.cfg.me) {
-            NodeMode::Online => {}
-            NodeMode::Standby => return Err("the node is in standby mode".into()),
-            NodeMode::Maintenance => return Err("the node is in maintenance mode".into()),
+        if let Some(why) = view.mode(&self.cfg.me).keeps_away() {
+            return Err(why.into());
         }
         if let Some(why) = self.retiring() {
             return Err(why.into());
