@@ -29,14 +29,18 @@ pub fn power_cut(cluster: &Cluster, host: &str) -> Result<Instant> {
     };
     let mut doomed = running()?;
     let mut pids = Vec::new();
+    // One that ends by itself meanwhile is dead already, for the engine an error.
     for container in &doomed {
-        pids.extend(docker::processes(container)?);
+        pids.extend(docker::processes(container).unwrap_or_default());
     }
     let at = Instant::now();
     signal(&pids, Signal::STOP);
     for _ in 0..LATE {
-        docker::all(&["kill", "-s", "KILL"], &doomed)?;
+        let killed = docker::all(&["kill", "-s", "KILL"], &doomed);
         doomed = running()?;
+        if !doomed.is_empty() {
+            killed?;
+        }
         if doomed.is_empty() {
             return Ok(at);
         }
@@ -293,15 +297,11 @@ impl Drop for Frozen {
     }
 }
 
-/// Lets every process of these containers run, whether stopped or not.
-///
-/// # Errors
-/// If one of them does not run.
-pub fn thaw(containers: &[Container]) -> Result<()> {
+/// Lets every process of these containers run, whether stopped or not. One that has ended meanwhile has none.
+pub fn thaw(containers: &[Container]) {
     for container in containers {
-        signal(&docker::processes(container)?, Signal::CONT);
+        signal(&docker::processes(container).unwrap_or_default(), Signal::CONT);
     }
-    Ok(())
 }
 
 /// Signals processes; one that has ended meanwhile is none to signal.

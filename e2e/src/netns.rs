@@ -72,13 +72,19 @@ impl HolderWatch {
         let (stopped, log) = (stop.clone(), held.clone());
         let thread = std::thread::spawn(move || {
             enter(namespace.as_ref());
+            // A machine that stood still between two looks must not make it last longer than it was seen to.
+            let mut seen = Instant::now();
             while !stopped.load(Ordering::Relaxed) {
+                let look = Instant::now();
                 let holds = is_local(address);
                 let mut log = log.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 if log.last().is_none_or(|(_, before)| *before != holds) {
-                    log.push((Instant::now(), holds));
+                    log.push((if holds { Instant::now() } else { seen }, holds));
                 }
                 drop(log);
+                if holds {
+                    seen = look;
+                }
                 std::thread::sleep(SAMPLE);
             }
         });

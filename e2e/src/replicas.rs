@@ -48,6 +48,9 @@ pub fn rest(cluster: &Cluster, leader: &str) {
     cluster.mode(leader, "standby");
     cluster.wait_for("both replicas at rest", STOP, |view| {
         for host in view.of.keys() {
+            if let Some(leader) = view.of(host)?.leader() {
+                return Err(format!("{leader} leads"));
+            }
             let volume = view.of(host)?.volume();
             if volume["role"] != "Secondary" {
                 return Err(format!("the replica of {host} is {}", volume["role"]));

@@ -12,6 +12,7 @@ use crate::journal::Journal;
 use crate::netns::Netns;
 use crate::prober::{CADENCE, Prober};
 use crate::report;
+use crate::status::Status;
 use crate::writer::{self, Writer};
 use std::cell::RefCell;
 use std::fs::File;
@@ -30,7 +31,7 @@ pub struct Scenario {
     name: &'static str,
     /// Facts that are not as they must be.
     wrong: RefCell<Vec<String>>,
-    /// Durations over their bounds.
+    /// Durations over their bounds, takeovers that a stall may explain.
     late: RefCell<Vec<String>>,
 }
 
@@ -183,6 +184,25 @@ impl Scenario {
         report::row(self.name, what, &measured.to_string(), "required", ok);
         if !ok {
             self.wrong.borrow_mut().push(format!("{what}: {measured}"));
+        }
+    }
+
+    /// That nobody took over: `leader` leads in `epoch`. A miss has the scenario run once more: where a shared machine stands
+    /// still for longer than `deadtime`, a takeover is right.
+    ///
+    /// # Panics
+    /// If nobody says that it leads within 10 s.
+    pub fn stayed(&self, what: &str, leader: &str, epoch: u64) {
+        let (now, at) = self.wait_for("a leader", Duration::from_secs(10), |view| {
+            let own =
+                |host: &String| view.of(host).ok().filter(|s| s.leader() == Some(host)).map(Status::epoch);
+            let found = view.of.keys().find_map(|host| Some((host.clone(), own(host)?)));
+            found.ok_or_else(|| "nobody leads".to_owned())
+        });
+        let (ok, said) = ((now.as_str(), at) == (leader, epoch), format!("{now} leads in epoch {at}"));
+        report::row(self.name, what, &said, &format!("{leader} in {epoch}"), ok);
+        if !ok {
+            self.late.borrow_mut().push(format!("{what}: {said}, not {leader} in {epoch}"));
         }
     }
 

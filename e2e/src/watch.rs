@@ -144,7 +144,10 @@ impl Findings {
     pub fn expect_exclusive(&self, t: &Scenario, old: &str, new: &str, fault: Instant) {
         let first = self.outside.first_from(new, fault).map(|p| p.end);
         let late = |h: &History| {
-            h.ok().filter(|p| p.served_by.as_deref() == Ok(old)).filter(|p| Some(p.end) > first).count()
+            h.ok()
+                .filter(|p| p.served_by.as_deref() == Ok(old))
+                .filter(|p| first.is_some_and(|first| p.begin > first))
+                .count()
         };
         let answers = late(&self.inside) + late(&self.outside);
         t.expect("answers of the old leader after the new one's first", answers == 0, answers);

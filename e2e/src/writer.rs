@@ -40,6 +40,19 @@ impl Writer {
     /// # Errors
     /// If the table or the journal cannot be made.
     pub fn start(cluster: &Cluster, name: &str, namespace: Option<Netns>) -> Result<Self> {
+        Self::waiting(cluster, name, namespace, ANSWER)
+    }
+
+    /// As [`Writer::start`]; a commit is given up after `answer` without one.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn waiting(
+        cluster: &Cluster,
+        name: &str,
+        namespace: Option<Netns>,
+        answer: Duration,
+    ) -> Result<Self> {
         let config = cluster.config.clone();
         let secs = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let run = format!("{name}-{secs}");
@@ -58,7 +71,7 @@ impl Writer {
         let (stopped, log) = (stop.clone(), journal.clone());
         let thread = std::thread::spawn(move || {
             netns::enter(namespace.as_ref());
-            write(&config, &run, &log, &stopped);
+            write(&config, answer, &run, &log, &stopped);
         });
         Ok(Self { stop, journal, thread: Some(thread) })
     }
@@ -95,13 +108,13 @@ impl Drop for Writer {
     }
 }
 
-fn write(config: &Config, run: &str, log: &Mutex<Journal>, stop: &AtomicBool) {
+fn write(config: &Config, answer: Duration, run: &str, log: &Mutex<Journal>, stop: &AtomicBool) {
     let payload = "x".repeat(300);
     let mut conn = None;
     while !stop.load(Ordering::Relaxed) {
         let open = match conn.take() {
             Some(open) => open,
-            None => match connect(config, ANSWER) {
+            None => match connect(config, answer) {
                 Ok(open) => open,
                 Err(_) => {
                     std::thread::sleep(RETRY);

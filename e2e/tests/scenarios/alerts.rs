@@ -62,7 +62,7 @@ fn kill_etcd(t: &Scenario, hosts: &[&str]) {
 }
 
 #[test]
-fn of_what_is_driven_back_and_forth() {
+fn driven_back_and_forth() {
     scenario("alerts: moves, restarts, foreign heartbeats, partition", |t, leader| {
         let m = Monitoring::of(&t.config);
         let names = ["BatonFlapping", "BatonServiceRestarts", "BatonHeartbeatsRefused", "BatonNodesApart"];

@@ -101,7 +101,7 @@ fn a_changed_service_restarts_alone_and_in_place() {
             Duration::from_millis(500),
         );
         t.expect("MariaDB's container is the same and runs on", service(t, leader, "mysql") == mysql, &mysql);
-        t.expect("nothing moved", t.epoch_of(leader) == epoch, t.epoch_of(leader));
+        t.stayed("nothing moved", leader, epoch);
 
         let begin = Instant::now();
         take(t, &t.config.other(leader), &original);
@@ -147,7 +147,7 @@ fn timers_and_addresses_change_without_a_gap() {
         let end = Instant::now();
         t.at_most("HTTP gap", prober.history().gap(begin, end), NO_GAP);
         t.tell("gap of committed writes", report::ms(writer.journal().gap(begin, end)));
-        t.expect("nothing moved", t.epoch_of(leader) == epoch, t.epoch_of(leader));
+        t.stayed("nothing moved", leader, epoch);
         t.expect("the document is the first one again", in_force(t).0 == original, before);
         writer.stop();
         t.audit(&writer.journal());
@@ -230,6 +230,6 @@ fn a_group_comes_and_goes() {
             if states.trim().is_empty() { Ok(()) } else { Err(format!("its containers: {states:?}")) }
         });
         t.at_most("HTTP gap of the other group", prober.history().gap(begin, Instant::now()), NO_GAP);
-        t.expect("the other group did not move", t.epoch_of(leader) == epoch, epoch);
+        t.stayed("the other group did not move", leader, epoch);
     });
 }

@@ -12,6 +12,7 @@ use baton_e2e::shell::{self, Output};
 use baton_operator::cli::examples::{Leaf, leaves};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 /// How a command is tried.
 enum How {
@@ -132,6 +133,9 @@ const ERRORS: &[(&str, i32, &[&str])] = &[
     ("completions tcsh", 2, &["tcsh", "bash"]),
 ];
 
+/// A heartbeat that was late is followed by others.
+const WELL: Duration = Duration::from_secs(15);
+
 /// The cluster and who leads it.
 struct Bench<'a> {
     t: &'a Scenario,
@@ -147,7 +151,12 @@ impl Bench<'_> {
 
     /// Runs one that must succeed and say something; returns what it says.
     fn ok(&self, args: &[&str]) -> String {
-        let output = self.run(args);
+        let end = Instant::now() + WELL;
+        let mut output = self.run(args);
+        // What ends with the cluster's health says "degraded" when a single heartbeat is late.
+        while matches!(output.code, Some(3 | 4)) && Instant::now() < end {
+            output = self.run(args);
+        }
         assert_eq!(output.code, Some(0), "baton {}: {}", args.join(" "), output.text());
         assert!(!output.text().trim().is_empty(), "baton {} says nothing", args.join(" "));
         output.stdout

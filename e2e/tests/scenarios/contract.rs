@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// (schemathesis' phase `coverage`) is asked of the fake agent only: at nine commands a second it takes a minute a role.
 const PHASES: [(&str, u64); 2] = [("examples,fuzzing", 12), ("stateful", 6)];
 /// A run that is asked to end finishes the case it is at; Python starts within seconds on busy cores.
-const RUN: Duration = Duration::from_secs(60);
+const RUN: Duration = Duration::from_secs(180);
 /// A verify is stopped by the agent beside the primary at its next look; a move takes some seconds.
 const QUIET: Duration = Duration::from_secs(30);
 /// A writer's first acknowledged row after everything was put back.
@@ -138,6 +138,7 @@ fn put_back(t: &Scenario, original: &str, before: &BTreeSet<String>) {
     for host in &t.config.hosts {
         t.mode(&host.name, "online");
     }
+    t.baton(&["group", "enable", GROUP]).unwrap_or_else(|e| panic!("{e:#}"));
     if apply::in_force(t).0 != original {
         let host = &t.config.hosts[0].name;
         t.tell("specification put back in", report::ms(apply::take(t, host, original)));

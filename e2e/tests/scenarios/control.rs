@@ -4,7 +4,6 @@ use crate::let_pass;
 use baton_e2e::cluster::WHOLE;
 use baton_e2e::docker::{self, Role};
 use baton_e2e::scenario::{NO_GAP, Scenario, scenario};
-use baton_e2e::shell::one_line;
 use baton_e2e::{faults, report};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
@@ -75,8 +74,8 @@ fn restart(t: &Scenario, leader: &str, name: &str, how: impl FnOnce()) -> Durati
     t.tell("restart took", report::ms(begin.elapsed()));
     let_pass(AFTERMATH);
     let to = Instant::now();
-    let after = t.wait_healthy(WHOLE);
-    t.expect("no takeover", after == leader && t.epoch_of(leader) == epoch, &after);
+    let _ = t.wait_healthy(WHOLE);
+    t.stayed("no takeover", leader, epoch);
     t.tell("gap of committed writes", report::ms(writer.journal().gap(begin, to)));
     writer.stop();
     t.audit(&writer.journal());
@@ -113,12 +112,12 @@ fn etcd_down() {
             WRITES_GO_ON,
         );
         drop(down);
-        let after = t.wait_healthy(WHOLE);
+        let _ = t.wait_healthy(WHOLE);
         let_pass(AFTERMATH);
         let to = Instant::now();
         t.at_most("HTTP gap when etcd is back", prober.history().gap(back, to), NO_GAP);
         t.at_most("gap of committed writes when etcd is back", writer.journal().gap(back, to), WRITES_GO_ON);
-        t.expect("no takeover", after == leader && t.epoch_of(leader) == epoch, &after);
+        t.stayed("no takeover", leader, epoch);
         writer.stop();
         t.audit(&writer.journal());
     });
@@ -135,30 +134,40 @@ fn etcds_leader_does_not_stay_beside_the_groups() {
         let mut writer = t.writer("etcd-leader", None);
         let_pass(Duration::from_secs(1));
         let begin = Instant::now();
+        let line = format!("{leader} leads groups");
+        let told = || -> Result<Vec<String>, String> {
+            let events =
+                t.baton_at(leader, &["events", "-n", "200", "--json"]).map_err(|e| format!("{e:#}"))?;
+            let ours = |l: &&str| l.contains("etcd's leader moved to its member") && l.contains(&line);
+            Ok(events.stdout.lines().filter(ours).map(str::to_owned).collect())
+        };
+        let before = told().unwrap_or_else(|e| panic!("{e}"));
         // It asks ever more rarely, and earlier scenarios have made it ask; one that has just started has not.
         again(t, leader);
-        let there = t.wait_for("etcd's leader", WHOLE, |_| etcds_leader(t, leader));
-        if there != leader {
-            let members = t.etcdctl(&there, &["member", "list"]).unwrap_or_else(|e| panic!("{e:#}"));
-            let line = members.lines().find(|line| line.split(", ").nth(2) == Some(leader));
-            let id = line.and_then(|line| line.split(", ").next()).unwrap_or_default();
-            t.etcdctl(&there, &["move-leader", id]).unwrap_or_else(|e| panic!("{e:#}"));
-        }
-        t.wait_for("etcd's leader to be seen beside the group", LEADER_AWAY, |_| {
-            etcds_leader(t, leader).and_then(|at| if at == leader { Ok(()) } else { Err(at) })
+        // A busy machine has etcd elect by itself now and then: its leader is brought here until the agent has moved it. What is
+        // seen of it is up to ten seconds old.
+        let mut bring = Instant::now();
+        let event = t.wait_for("an event tells that etcd's leader was moved", 3 * LEADER_AWAY, |_| {
+            if let Some(event) = told()?.into_iter().find(|line| !before.contains(line)) {
+                return Ok(event);
+            }
+            let there = etcds_leader(t, leader)?;
+            if there != leader && Instant::now() >= bring {
+                let members = t.etcdctl(&there, &["member", "list"]).map_err(|e| format!("{e:#}"))?;
+                let line = members.lines().find(|line| line.split(", ").nth(2) == Some(leader));
+                let id = line.and_then(|line| line.split(", ").next()).unwrap_or_default();
+                t.etcdctl(&there, &["move-leader", id]).map_err(|e| format!("{e:#}"))?;
+                bring = Instant::now() + LEADER_AWAY / 2;
+            }
+            Err(format!("etcd's leader is {there}"))
         });
-        let moved = Instant::now();
-        let now = t.wait_for("etcd's leader to have gone elsewhere", LEADER_AWAY, |_| {
-            etcds_leader(t, leader).and_then(|at| if at == leader { Err(at) } else { Ok(at) })
+        t.tell("from the restart to its event", format!("{}: {event}", report::ms(begin.elapsed())));
+        t.wait_for("etcd's leader elsewhere", LEADER_AWAY, |_| {
+            etcds_leader(t, leader).and_then(|at| if at == leader { Err(at) } else { Ok(()) })
         });
-        t.tell("from there to elsewhere", format!("{}, {now}", report::ms(moved.elapsed())));
-        let events = t.baton_at(leader, &["events", "-n", "10"]).unwrap_or_else(|e| panic!("{e:#}")).text();
-        let events = one_line(&events);
-        let told = format!("etcd's leader moved to its member {now}: {leader} leads groups");
-        t.expect("an event tells it", events.contains(&told), &told);
-        let after = t.wait_healthy(WHOLE);
+        let _ = t.wait_healthy(WHOLE);
         let end = Instant::now();
-        t.expect("no takeover", after == leader && t.epoch_of(leader) == epoch, &after);
+        t.stayed("no takeover", leader, epoch);
         t.at_most("HTTP gap", prober.history().gap(begin, end), NO_GAP);
         t.at_most("gap of committed writes", writer.journal().gap(begin, end), WRITES_GO_ON);
         writer.stop();

@@ -35,11 +35,11 @@ fn under_a_served_group() {
         t.expect("the specification is missed", dry.contains("specification"), &dry);
         let done = said(t, &["cluster", "recover", "--yes"]);
         t.expect("the specification is written back", keys(t).iter().any(|k| k.ends_with("/spec")), &done);
-        let after = t.wait_healthy(WHOLE);
+        let _ = t.wait_healthy(WHOLE);
         let end = Instant::now();
         t.at_most("HTTP gap", prober.history().gap(begin, end), NO_GAP);
         t.at_most("gap of committed writes", writer.journal().gap(begin, end), WRITES_GO_ON);
-        t.expect("nobody took over", after == leader && t.epoch_of(leader) == epoch, &after);
+        t.stayed("nobody took over", leader, epoch);
 
         t.move_to(&other);
         t.wait_for("a move as ever", Duration::from_secs(20), |view| match view.serving() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// A takeover that takes longer than this is none.
 const TAKEOVER: Duration = Duration::from_secs(30);
 /// Between what is foreseen and what was measured on two busy cores, for the time until a new leader is entitled.
-const OFF: u64 = 500;
+const OFF: Duration = Duration::from_millis(500);
 /// The first good answer of a check is looked for so long after a takeover, and written to the history.
 const WHOLE_TIMELINE: Duration = Duration::from_secs(75);
 
@@ -45,7 +45,8 @@ fn what_is_foreseen_happens() {
             host => Err(format!("{host:?} serves")),
         });
         let timeline = t.wait_for("its timeline", WHOLE_TIMELINE, |_| {
-            let history = ask(t, &other, "/v1/events?n=50");
+            let history = t.ask(&other, "/v1/events?n=50").map_err(|e| format!("{e:#}"))?;
+            let history: Value = serde_json::from_slice(&history.body).map_err(|e| e.to_string())?;
             let epoch = t.epoch_of(&other);
             let found = history
                 .as_array()
@@ -62,11 +63,8 @@ fn what_is_foreseen_happens() {
             t.expect(&format!("the timeline has {step}"), at(step).is_some(), &timeline);
         }
         let led = at("wait").unwrap_or_default();
-        t.expect(
-            "it led when it was foreseen",
-            led.abs_diff(leads) <= OFF,
-            format!("{led} ms, foreseen {leads} ms"),
-        );
+        let off = Duration::from_millis(led.abs_diff(leads));
+        t.at_most(&format!("it led after {led} ms, foreseen {leads}: off by"), off, OFF);
         let page = t.baton_at(&other, &["events", "--last-takeover"]).unwrap_or_else(|e| panic!("{e:#}"));
         t.expect("'baton events --last-takeover' is a table", page.text().contains("STEP"), page.text());
         let healthy = t.heal();

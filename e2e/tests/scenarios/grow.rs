@@ -37,13 +37,15 @@ fn under_load_and_then_a_power_cut() {
         });
         t.tell("from apply to the last step", format!("{:.1} s", begin.elapsed().as_secs_f64()));
         let_pass(Duration::from_secs(1));
-        t.at_most("pause of committed writes", writer.journal().gap(begin, Instant::now()), STANDBY_LOST);
+        let pause = writer.journal().gap(begin, Instant::now());
+        t.at_most("pause of committed writes", pause, STANDBY_LOST);
         let failed = {
             let journal = writer.journal();
             journal.attempted() as usize - journal.acks.len()
         };
-        t.expect("no transaction failed", failed <= 1, failed);
-        t.expect("nothing moved", t.epoch_of(leader) == epoch, epoch);
+        // The writer gives one up after a second: a pause of that length is judged above.
+        t.expect("no transaction failed", failed <= 1 || pause > STANDBY_LOST, failed);
+        t.stayed("nothing moved", leader, epoch);
         let after = df(t, leader);
         let more = if refused { 0 } else { MORE / 4 * 3 };
         t.expect(

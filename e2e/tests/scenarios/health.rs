@@ -78,12 +78,10 @@ fn a_full_disk_is_an_alarm_and_moves_nothing() {
             t.tell(&format!("check {name}"), &check);
         }
         let standby = t.config.other(leader);
-        let there: Vec<String> = checks(t, &standby).iter().map(|c| c["name"].to_string()).collect();
-        t.expect(
-            "the standby asks the gateway, and nothing that it does not run",
-            there == ["\"gateway\""],
-            format!("{there:?}"),
-        );
+        t.wait_for("the standby asks the gateway, and nothing that it does not run", NOTICED, |_| {
+            let there: Vec<String> = checks(t, &standby).iter().map(|c| c["name"].to_string()).collect();
+            if there == ["\"gateway\""] { Ok(()) } else { Err(format!("{there:?}")) }
+        });
 
         // Until nothing is left for ordinary users; the database's user is one.
         in_mysql(t, leader, "dd if=/dev/zero of=/var/lib/mysql/filling bs=1M 2>/dev/null; true");
@@ -92,13 +90,13 @@ fn a_full_disk_is_an_alarm_and_moves_nothing() {
         let advice = t.status(leader).map(|s| s.advice()).unwrap_or_default();
         t.expect("a person is told", advice.contains("nothing is moved"), &advice);
         let_pass(Duration::from_secs(10));
-        t.expect("nothing moved", t.epoch_of(leader) == epoch, t.epoch_of(leader));
+        t.stayed("nothing moved", leader, epoch);
         in_mysql(t, leader, "rm /var/lib/mysql/filling");
         wait_state(t, leader, "durable", "passing");
         wait_state(t, leader, "transaction", "passing");
 
         take(t, leader, &original);
-        t.expect("nothing moved at all", t.epoch_of(leader) == epoch, t.epoch_of(leader));
+        t.stayed("nothing moved at all", leader, epoch);
     });
 }
 
@@ -131,7 +129,7 @@ fn a_database_that_hangs_is_restarted_in_place() {
         });
         t.tell("until the restart", ms(begin.elapsed()));
         wait_state(t, leader, "transaction", "passing");
-        t.expect("in place", t.epoch_of(leader) == epoch, t.epoch_of(leader));
+        t.stayed("in place", leader, epoch);
         take(t, leader, &original);
     });
 }
@@ -187,9 +185,11 @@ fn a_hot_group_moves_in_a_blink() {
         let mut leader = settled(t);
         let standby = t.config.other(&leader);
         let own = SocketAddr::new(t.config.host(&standby).address.into(), PORT);
-        let answer = baton_e2e::http::get(own, "/", Duration::from_secs(2), Duration::from_secs(2));
-        let answers = answer.as_ref().is_ok_and(|a| a.header("x-served-by") == Some(standby.as_str()));
-        t.expect("the standby answers at its own address", answers, format!("{answer:?}"));
+        t.wait_for("the standby answers at its own address", NOTICED, |_| {
+            let answer = baton_e2e::http::get(own, "/", Duration::from_secs(2), Duration::from_secs(2));
+            let answers = answer.as_ref().is_ok_and(|a| a.header("x-served-by") == Some(standby.as_str()));
+            if answers { Ok(()) } else { Err(format!("{answer:?}")) }
+        });
 
         let mut moves = Vec::new();
         for _ in 0..ROUNDS {

@@ -22,7 +22,7 @@ const VERIFIED: Duration = Duration::from_secs(280);
 /// What `baton status` says of the planted difference when it is mended.
 const REPAIRED: &str = "4.00 KiB differed, 4.00 KiB repaired";
 /// The page hears of a verify about once a second: in this time several times.
-const SEVERAL_NEWS: Duration = Duration::from_secs(4);
+const SEVERAL_NEWS: Duration = Duration::from_secs(8);
 
 #[test]
 fn a_handover_from_the_page() {
@@ -147,8 +147,12 @@ async fn modes(t: &Scenario, leader: &str) -> anyhow::Result<()> {
         t.tell(&format!("{host} {mode}: confirmed until the page shows it"), report::ms(asked.elapsed()));
         heard(&page, &format!("text.includes('{host} is set to {mode}')")).await;
         t.wait_for(&format!("mode {mode} in every status"), SHOWN, |view| {
-            let missing = view.of.keys().find(|h| view.of(h).is_ok_and(|s| s.node(host)["mode"] != mode));
-            missing.map_or(Ok(()), |h| Err(format!("{h} does not know it")))
+            for of in view.of.keys() {
+                if view.of(of)?.node(host)["mode"] != mode {
+                    return Err(format!("{of} does not know it"));
+                }
+            }
+            Ok(())
         });
         if mode != "online" {
             let note = t.status(host)?.node(host)["mode_note"].clone();
@@ -200,7 +204,7 @@ async fn verify(t: &Scenario, leader: &str) -> anyhow::Result<()> {
     page.run(&format!("window.values = []; setInterval(() => {{ const at = Number({bar}?.getAttribute('aria-valuenow') ?? NaN); if (at >= 0 && window.values.at(-1) !== at) window.values.push(at); }}, 100);")).await?;
     let asked = Instant::now();
     click(&page, "Verify and repair").await?;
-    page.until("its bar is on the page", SHOWN, &format!("!!{bar}")).await;
+    page.until("its bar was on the page", SHOWN, "window.values.length > 0").await;
     t.tell("confirmed until the page shows its bar", report::ms(asked.elapsed()));
     // The other host learns it from etcd, where it looks once a second: on a fast disk it may be over by then.
     let seen = t.wait_for("the verify in baton status of the other host", SHOWN, |_| {
@@ -256,7 +260,7 @@ async fn roles(t: &Scenario, leader: &str) -> anyhow::Result<()> {
     t.expect("a viewer is offered nothing", enabled == serde_json::json!(0), enabled);
 
     page.run("document.querySelector('.who').click()").await?;
-    login(t, &page, "operator").await?;
+    login(t, &page, leader, "operator").await?;
     click(&page, "Recover web: not possible. Needs the role admin: you are operator.").await?;
     click(&page, "Move web").await?;
     page.until(
@@ -268,7 +272,7 @@ async fn roles(t: &Scenario, leader: &str) -> anyhow::Result<()> {
     click(&page, "Cancel").await?;
 
     page.run("document.querySelector('.who').click()").await?;
-    login(t, &page, "admin").await?;
+    login(t, &page, leader, "admin").await?;
     click(&page, "Recover web").await?;
     page.until("what it means", SHOWN, "document.querySelector('dialog .consequence li') !== null").await;
     click(&page, "Recover").await?;
@@ -282,8 +286,8 @@ async fn roles(t: &Scenario, leader: &str) -> anyhow::Result<()> {
     let events = t.baton(&["events", "-n", "20"])?;
     let events = one_line(&events);
     t.expect("in baton events", events.contains("trusts what etcd says about web"), events.len());
-    let now = t.wait_healthy(WHOLE);
-    t.expect("nothing moved", now == leader && t.epoch_of(leader) == epoch, now);
+    let _ = t.wait_healthy(WHOLE);
+    t.stayed("nothing moved", leader, epoch);
     end(t, page).await
 }
 
@@ -305,6 +309,8 @@ async fn end(t: &Scenario, page: Browser) -> anyhow::Result<()> {
         .await?
         .into_iter()
         .filter(|c| !c.contains("401") && !c.contains("certificate"))
+        // An agent that etcd does not answer within a second says so; the page asks again.
+        .filter(|c| !c.contains(" 503 "))
         .collect();
     t.expect("no error in the console", complaints.is_empty(), complaints.join("; "));
     page.stop().await?;
@@ -320,7 +326,7 @@ async fn end(t: &Scenario, page: Browser) -> anyhow::Result<()> {
 async fn open(t: &Scenario, page: &Browser, host: &str, role: &str) -> anyhow::Result<()> {
     let address = t.config.host(host).address;
     page.driver.goto(format!("https://{address}:{API_PORT}/")).await?;
-    login(t, page, role).await?;
+    login(t, page, host, role).await?;
     page.until("the page is there", SHOWN, "!!document.querySelector('#hosts-title')").await;
     page.run("window.heard = []; for (const id of ['said', 'urgent']) { const region = document.getElementById(id); new MutationObserver(() => window.heard.push(region.textContent)).observe(region, { subtree: true, childList: true, characterData: true }); }").await?;
     Ok(())
@@ -333,12 +339,14 @@ async fn heard(page: &Browser, condition: &str) {
 }
 
 /// Logs in as an operator would: with a token made on a host.
-async fn login(t: &Scenario, page: &Browser, role: &str) -> anyhow::Result<()> {
+async fn login(t: &Scenario, page: &Browser, host: &str, role: &str) -> anyhow::Result<()> {
     page.until("it asks who we are", SHOWN, "!!document.querySelector('dialog[open] #token')").await;
-    let made = t.baton(&["token", "create", "page-test", "--role", role])?;
+    // Made at the agent whose page it is: others learn of it within a second.
+    let made = t.baton_at(host, &["token", "create", "page-test", "--role", role])?;
+    anyhow::ensure!(made.code == Some(0), "no token: {}", made.text());
     let script = format!(
         "document.getElementById('token').value = {}; document.querySelector('dialog form').requestSubmit()",
-        serde_json::json!(made.trim())
+        serde_json::json!(made.stdout.trim())
     );
     page.run(&script).await?;
     let is = format!("document.querySelector('.who .role')?.innerText === '{role}'");

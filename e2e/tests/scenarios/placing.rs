@@ -86,7 +86,7 @@ fn a_pinned_group_is_not_moved_until_it_is_free() {
         t.expect("a move is refused", refused.code != Some(0) && said.contains("pinned"), &said);
         t.expect("and says how to go on", said.contains("baton group unpin web"), &said);
         let_pass(Duration::from_secs(2));
-        t.expect("nothing moved", t.epoch_of(leader) == epoch, t.epoch_of(leader));
+        t.stayed("nothing moved", leader, epoch);
         t.at_most("HTTP gap", prober.history().gap(begin, Instant::now()), NO_GAP);
         t.baton(&["group", "unpin", "web"]).unwrap_or_else(|e| panic!("{e:#}"));
         t.move_to(&standby);

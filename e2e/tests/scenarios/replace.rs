@@ -109,13 +109,12 @@ fn replace(t: &Scenario, old: &str, new: &str, original: &str) {
         pair.sort_unstable();
         if set == pair { Ok(()) } else { Err(format!("{set:?}")) }
     });
-    let idle = before.baton_at(old, &["status"]).unwrap_or_else(|e| panic!("{e:#}")).text();
-    let idle = shell::one_line(&idle);
-    t.expect(
-        &of("the old host says what it is now"),
-        idle.contains("is not in the specification"),
-        idle.len(),
-    );
+    // The command waits for the nodes of the new document; the old one reads it by itself.
+    after.wait_for(&of("the old host says what it is now"), Duration::from_secs(20), |_| {
+        let idle = before.baton_at(old, &["status"]).map_err(|e| format!("{e:#}"))?.text();
+        let idle = shell::one_line(&idle);
+        if idle.contains("is not in the specification") { Ok(()) } else { Err(idle) }
+    });
     host(&["remove", old]);
     // 5. Its etcd member.
     host(&["etcd", old, new]);

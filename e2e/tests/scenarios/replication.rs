@@ -12,8 +12,8 @@ const DOWN: Duration = Duration::from_secs(20);
 const EXTENT: u64 = 4 << 20;
 /// The leader notices by `peer_timeout` or by the pings of the replication link, both of a few seconds.
 const GOES_ON: Duration = Duration::from_secs(8);
-/// A status that still lists a member may be this much older than the transaction that removed it: agents publish every
-/// 250 ms, at their next tick, and the machine is shared.
+/// A status that still lists a member may be this much older than the transaction that removed it: agents publish it at the
+/// next tick after they have read it, and the machine is shared.
 const STATUS_AGE: Duration = Duration::from_millis(500);
 /// What a host sends besides a resync while nobody writes: heartbeats, etcd, answers of the API. Per second.
 const BACKGROUND: u64 = 1 << 20;
@@ -38,18 +38,26 @@ fn link_down_for_20_s() {
         let mut still_both = at;
         while Instant::now() < at + GOES_ON {
             let asked = Instant::now();
-            if t.status(leader).is_ok_and(|s| s.in_sync().len() == 1) {
-                break;
+            match t.look(leader).map(|s| s.in_sync().len()) {
+                Ok(1) => break,
+                Ok(_) => still_both = asked,
+                Err(_) => {}
             }
-            still_both = asked;
             let_pass(Duration::from_millis(20));
         }
         let alone = t.status(leader).map(|s| s.in_sync().join(",")).unwrap_or_default();
         t.expect("the leader is alone in the in-sync set", alone == leader, &alone);
         writer.wait_ack(Instant::now(), GOES_ON);
-        let early =
-            writer.journal().acks.iter().filter(|a| a.begin > at && a.end + STATUS_AGE < still_both).count();
-        t.expect("writes acknowledged alone before the set said so", early == 0, early);
+        let early = {
+            let journal = writer.journal();
+            let alone = journal.acks.iter().filter(|a| a.begin > at);
+            alone.map(|a| still_both.saturating_duration_since(a.end)).max().unwrap_or_default()
+        };
+        t.at_most(
+            "a write acknowledged alone before the status shows the set without the peer",
+            early,
+            STATUS_AGE,
+        );
         let_pass((at + DOWN).saturating_duration_since(Instant::now()));
         writer.stop();
         let to = Instant::now();
@@ -70,7 +78,7 @@ fn link_down_for_20_s() {
         let sent = faults::sent_bytes(t, leader).unwrap_or_else(|e| panic!("{e:#}"));
         let mend = Instant::now();
         drop(block);
-        let after = t.wait_healthy(WHOLE);
+        let _ = t.wait_healthy(WHOLE);
         let took = mend.elapsed();
         let sent = faults::sent_bytes(t, leader).unwrap_or_else(|e| panic!("{e:#}")) - sent;
         let allowed = bound + BACKGROUND * (took.as_secs() + 4);
@@ -79,7 +87,7 @@ fn link_down_for_20_s() {
             sent <= allowed,
             format!("{} in {took:.1?}, allowed {}", mib(sent), mib(allowed)),
         );
-        t.expect("no takeover", after == leader && t.epoch_of(leader) == epoch, &after);
+        t.stayed("no takeover", leader, epoch);
         t.audit(&writer.journal());
         replicas::rest(t, leader);
         replicas::verify(t).unwrap_or_else(|e| panic!("{e:#}"));

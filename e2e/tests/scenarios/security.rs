@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 /// A token made or revoked at one agent is known to the others by a watch; a loaded machine gets some more.
 const KNOWN: Duration = Duration::from_secs(3);
+/// What comes about by itself on a machine that is not too busy; bounds that are judged are shorter.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Agents look at their files every 5 s.
 const RENEWED: Duration = Duration::from_secs(12);
 
@@ -20,8 +22,13 @@ fn access() {
         let nobody = Identity::load(&dir, None).unwrap_or_else(|e| panic!("{e:#}"));
         let as_nobody = |host: &str, method: &str, path: &str, headers: &[&str]| {
             let json = (method != "GET").then_some("{}");
-            let answer = t.ask_as(&nobody, host, method, path, json, headers);
-            answer.unwrap_or_else(|e| panic!("{method} {path} at {host}: {e:#}")).status
+            let end = Instant::now() + PATIENCE;
+            loop {
+                match t.ask_as(&nobody, host, method, path, json, headers) {
+                    Ok(answer) => return answer.status,
+                    Err(e) => assert!(Instant::now() < end, "{method} {path} at {host}: {e:#}"),
+                }
+            }
         };
         let moving = format!("/v1/groups/{}/move", baton_e2e::config::GROUP);
 
@@ -40,7 +47,9 @@ fn access() {
         let token = token.trim();
         let bearer = format!("Authorization: Bearer {token}");
         let reads = |host: &str| as_nobody(host, "GET", "/v1/status", &[&bearer]);
-        until("the other agent knows the token", KNOWN, || reads(&other) == 200);
+        let made = Instant::now();
+        until("the other agent knows the token", || reads(&other) == 200);
+        t.at_most("known everywhere", made.elapsed(), KNOWN);
         t.expect("viewer reads", reads(leader) == 200, leader);
         let refused = as_nobody(leader, "POST", &moving, &[&bearer]);
         t.expect("viewer moves nothing", refused == 403, refused);
@@ -48,23 +57,28 @@ fn access() {
         let id = token.split('_').nth(1).unwrap_or_default();
         let begin = Instant::now();
         cli(t, &other, &["token", "revoke", id]);
-        until("no agent takes the revoked token", KNOWN, || reads(leader) == 401 && reads(&other) == 401);
+        // An address that was refused often is told to wait.
+        let refuses = |host: &str| matches!(reads(host), 401 | 429);
+        until("no agent takes the revoked token", || refuses(leader) && refuses(&other));
         t.at_most("revoked everywhere", begin.elapsed(), KNOWN);
 
-        let history = cli(t, leader, &["events", "-n", "60", "--json"]);
-        for line in [
+        let lines = [
             "audit: root (admin, Unix socket, from local): POST /v1/tokens answered 201".to_owned(),
             format!("POST {moving} refused with 403"),
             format!("DELETE /v1/tokens/{id} answered 200"),
-        ] {
-            t.expect("in the history", history.contains(&line), &line);
-        }
+        ];
+        // Each agent writes its own down a little later.
+        let mut history = String::new();
+        until(&format!("all in the history: {lines:?}"), || {
+            history = cli(t, leader, &["events", "-n", "60", "--json"]);
+            lines.iter().all(|line| history.contains(line))
+        });
         let secret = token.rsplit('_').next().unwrap_or_default();
         let logs: String =
             t.config.hosts.iter().map(|h| docker::log_tail(&part(t, &h.name, Role::Agent), 2000)).collect();
         let leaked = history.contains(secret) || logs.contains(secret);
         t.expect("the token is in no log", !leaked, logs.lines().count());
-        t.expect("no takeover", t.epoch_of(leader) == epoch, epoch);
+        t.stayed("no takeover", leader, epoch);
     });
 }
 
@@ -89,16 +103,15 @@ fn renewed_certificates() {
         command.extend([image.trim(), "make-pki", leader, &etcd]);
         shell::run(&command).unwrap_or_else(|e| panic!("{e:#}"));
         let begin = Instant::now();
-        until("the agent serves its renewed certificate", RENEWED, || served(t, leader) != old);
+        until("the agent serves its renewed certificate", || served(t, leader) != old);
         t.at_most("renewed certificate served", begin.elapsed(), RENEWED);
         let told = |line: &str| cli(t, leader, &["events", "-n", "30", "--json"]).contains(line);
-        until("the agent uses its renewed certificate towards etcd", RENEWED, || {
+        until("the agent uses its renewed certificate towards etcd", || {
             told("connections to etcd use the renewed certificate")
         });
-        let status = t.status(leader).unwrap_or_else(|e| panic!("{e:#}"));
-        t.expect("etcd is reached", status.0["etcd"]["reachable"] == true, &status.0["etcd"]["error"]);
+        until("etcd is reached", || t.status(leader).is_ok_and(|s| s.0["etcd"]["reachable"] == true));
         t.expect("no restart", incarnation() == before, format!("{before:?}"));
-        t.expect("no takeover", t.epoch_of(leader) == epoch, epoch);
+        t.stayed("no takeover", leader, epoch);
 
         // etcd lets nobody in without a certificate of its own authority.
         let member = part(t, leader, Role::Etcd);
@@ -108,7 +121,7 @@ fn renewed_certificates() {
             command.extend([
                 member.as_str(),
                 "etcdctl",
-                "--command-timeout=3s",
+                "--command-timeout=15s",
                 "get",
                 "/baton/",
                 "--prefix",
@@ -138,10 +151,11 @@ fn served(t: &Scenario, host: &str) -> Vec<u8> {
     served.unwrap_or_else(|e| panic!("{e:#}"))
 }
 
-fn until(what: &str, limit: Duration, mut look: impl FnMut() -> bool) {
-    let end = Instant::now() + limit;
+fn until(what: &str, mut look: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
     while !look() {
-        assert!(Instant::now() < end, "after {limit:?} still not: {what}");
-        std::thread::sleep(Duration::from_millis(50));
+        assert!(Instant::now() < end, "after {PATIENCE:?} still not: {what}");
+        // An agent answers an address that it refuses ten times in a row with "wait".
+        std::thread::sleep(Duration::from_millis(250));
     }
 }

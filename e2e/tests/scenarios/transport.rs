@@ -41,6 +41,10 @@ fn nothing_readable_on_the_wire() {
         let tap = Tap::start(t.namespace(leader), marker);
         let mut writer = t.writer(marker, None);
         let_pass(LISTENED);
+        let end = Instant::now() + REFUSED;
+        while writer.journal().acks.len() <= 50 && Instant::now() < end {
+            let_pass(Duration::from_millis(100));
+        }
         writer.stop();
         let acknowledged = writer.journal().acks.len();
         let heard = tap.stop();
@@ -84,10 +88,15 @@ fn a_stranger_is_refused() {
             log: Arc::default(),
         };
         let dialer = Dialer::start(config, sink);
-        let said = match events.recv_timeout(REFUSED) {
-            Ok(TransportEvent::DialFailed { reason, .. }) => reason,
-            other => format!("{other:?}"),
-        };
+        // One dial may end otherwise on a busy machine: it dials on.
+        let end = Instant::now() + REFUSED;
+        let mut said = String::from("nothing");
+        while !said.contains("the peer refuses this node's certificate") && Instant::now() < end {
+            said = match events.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(TransportEvent::DialFailed { reason, .. }) => reason,
+                other => format!("{other:?}"),
+            };
+        }
         t.expect("refused", said.contains("the peer refuses this node's certificate"), &said);
         drop(dialer);
         let end = Instant::now() + SEEN;
@@ -97,7 +106,7 @@ fn a_stranger_is_refused() {
         t.expect("counted by reason", count() > before, format!("{before} before, {} now", count()));
         let link = link(t, &standby);
         t.expect("the session goes on", link["transport"] == "TLS 1.3", &link);
-        t.expect("no takeover", t.epoch_of(leader) == epoch, epoch);
+        t.stayed("no takeover", leader, epoch);
     });
 }
 

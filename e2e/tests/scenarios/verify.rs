@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 /// A verify of the demo's volume of 1 GiB at the floor of 4 MiB/s, and a little more.
 const VERIFY: Duration = Duration::from_secs(280);
 const BLOCK: u64 = 4096;
+/// A standby that left the in-sync set for a moment is back.
+const SETTLED: Duration = Duration::from_secs(20);
 
 /// Asks at `host` for a verify and waits for its end, watching at the same host.
 fn verify(t: &Scenario, host: &str, repair: bool) -> Value {
@@ -65,11 +67,14 @@ fn a_flipped_byte_is_found_and_repaired_under_load() {
         let where_ = &found["mismatches"][0];
         let named = where_["peer"] == standby.as_str() && where_["offset"] == at / BLOCK * BLOCK;
         t.expect("the place is named", named, where_);
-        let status = t.status(leader).unwrap_or_else(|e| panic!("{e:#}"));
-        t.expect("both stay in sync", status.in_sync().len() == 2, status.in_sync().join(","));
-        let dirty = &status.peer(&standby)["dirty_bytes"];
-        t.expect("marked in the bitmap", *dirty == BLOCK, dirty);
-        t.expect("advice names the repair", status.advice().contains("--repair"), status.advice());
+        // A standby that is not heard for a moment leaves the set and is back soon.
+        t.wait_for("both in sync, one block marked in the bitmap, advice", SETTLED, |view| {
+            let status = view.of(leader)?;
+            let (set, dirty) = (status.in_sync().join(","), &status.peer(&standby)["dirty_bytes"]);
+            let advised = status.advice().contains("--repair");
+            let ok = status.in_sync().len() == 2 && *dirty == BLOCK && advised;
+            ok.then_some(()).ok_or_else(|| format!("{set}, {dirty} bytes, {}", status.advice()))
+        });
 
         let mended = verify(t, leader, true);
         t.expect("bytes repaired", mended["repaired_bytes"] == BLOCK, &mended["repaired_bytes"]);
