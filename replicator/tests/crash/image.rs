@@ -4,6 +4,10 @@ use crate::rig::{Mounted, run};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// For files of a process that is gone.
+const LET_GO: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filesystem {
@@ -41,6 +45,20 @@ pub fn succeeds(program: &str, arguments: &[&str]) -> Result<(), String> {
     Err(format!("{program} {arguments:?}: {out}{err}"))
 }
 
+/// Unmounts. A process that was killed may hold its files a moment longer than it is there: the kernel ends what it asked of
+/// io_uring later, in a thread of its own.
+pub fn unmount(root: &Path) -> Result<(), String> {
+    let end = Instant::now() + LET_GO;
+    loop {
+        match succeeds("umount", &[root.to_str().unwrap()]) {
+            Err(busy) if busy.contains("busy") && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            done => return done,
+        }
+    }
+}
+
 /// Mounts what a disk holds (the filesystem replays its log), lets `look` judge it, then has the filesystem checked.
 pub fn open(
     bytes: &[u8],
@@ -54,7 +72,7 @@ pub fn open(
     succeeds("mount", &["-o", "loop", image.to_str().unwrap(), root.to_str().unwrap()])?;
     let mounted = Mounted(root.clone());
     look(&root)?;
-    succeeds("umount", &[root.to_str().unwrap()])?;
+    unmount(&root)?;
     std::mem::forget(mounted);
     filesystem.check(&image)
 }

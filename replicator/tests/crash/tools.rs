@@ -1,8 +1,8 @@
 //! fio and fsx on the device and on filesystems on it, with the workers of both hosts killed meanwhile; then both replicas
 //! are compared byte by byte.
 
-use crate::image::Filesystem;
-use crate::rig::{Mounted, Pair, run};
+use crate::image::{Filesystem, unmount};
+use crate::rig::{Mounted, Pair};
 use crate::{available, rounds, seed};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -132,7 +132,7 @@ fn fsx_finds_what_it_wrote_on_the_device_and_on_filesystems_and_both_replicas_ar
         let root = dir.path().join("mnt");
         let mounted = Mounted::new(&pair.device, root.clone());
         run_while_workers_die(&pair, &mut fsx(dir.path(), &root.join("file"), OF_FILE, operations, seed));
-        run("umount", &[root.to_str().unwrap()]);
+        unmount(&root).unwrap();
         drop(mounted);
         filesystem.check(&pair.device).unwrap();
     }
