@@ -16,7 +16,12 @@ use tempfile::TempDir;
 
 /// Everything here is over in a few seconds; this is when a test is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
-const TIMEOUT: Duration = Duration::from_secs(1);
+/// Of one request, where etcd answers: a machine that stands still for a second or two is no reason for another outcome.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The same where it is known not to.
+const HASTE: Duration = Duration::from_secs(1);
+/// Of the leases here: what keeps them may stand still, too.
+const TTL: Duration = Duration::from_secs(6);
 
 pub(crate) struct Cluster {
     members: Vec<Child>,
@@ -51,7 +56,7 @@ impl Cluster {
                     .args(["--listen-client-urls", &urls[i], "--advertise-client-urls", &urls[i]])
                     .args(["--listen-peer-urls", &peers[i], "--initial-advertise-peer-urls", &peers[i]])
                     .args(["--initial-cluster", &initial, "--initial-cluster-state", "new"])
-                    .args(["--heartbeat-interval", "50", "--election-timeout", "250"])
+                    .args(["--heartbeat-interval", "100", "--election-timeout", "1000"])
                     .stdout(Stdio::null())
                     .stderr(Stdio::null())
                     .spawn()
@@ -70,7 +75,16 @@ impl Cluster {
     }
 
     pub(crate) async fn etcd(&self, node: &str) -> Etcd {
-        Etcd::new(&self.urls, "test", NodeName::new(node).unwrap(), TIMEOUT).await.unwrap()
+        self.etcd_within(node, TIMEOUT).await
+    }
+
+    /// One that is soon done with an etcd that does not answer.
+    pub(crate) async fn hasty(&self, node: &str) -> Etcd {
+        self.etcd_within(node, HASTE).await
+    }
+
+    async fn etcd_within(&self, node: &str, timeout: Duration) -> Etcd {
+        Etcd::new(&self.urls, "test", NodeName::new(node).unwrap(), timeout).await.unwrap()
     }
 
     /// A key as it stands, and as another program would write it.
@@ -147,11 +161,11 @@ fn takeover(number: u64, leader: i64, insync_rev: i64, fence: i64) -> Txn {
 }
 
 async fn granted(etcd: &Etcd) -> (LeaseTask, tokio::sync::mpsc::Receiver<LeaseEvent>) {
-    let (task, mut events) = etcd.keep_lease(Duration::from_secs(2), alive());
+    let (task, mut events) = etcd.keep_lease(TTL, alive());
     let event = tokio::time::timeout(PATIENCE, events.recv()).await.expect("a grant in time").unwrap();
     let LeaseEvent::Granted { lease, ttl, .. } = event else { panic!("{event:?}") };
     assert_eq!(lease, task.id());
-    assert!(ttl >= Duration::from_secs(2));
+    assert!(ttl >= TTL);
     (task, events)
 }
 
@@ -328,13 +342,14 @@ async fn a_frozen_or_dead_member_costs_little() {
         }
         let begin = Instant::now();
         etcd.read(&group()).await.unwrap();
-        assert!(begin.elapsed() < Duration::from_millis(400), "read took {:?}", begin.elapsed());
+        // Without a second member asked meanwhile it takes all of the timeout.
+        assert!(begin.elapsed() < TIMEOUT / 2, "read took {:?}", begin.elapsed());
         etcd.succeeded(victim);
         tokio::time::sleep(Duration::from_millis(150)).await;
         let begin = Instant::now();
         let outcome = etcd.transact(&group(), &takeover(round, leader, insync, fence), lease.id()).await;
         let Outcome::Committed { revision } = outcome else { panic!("round {round}: {outcome:?}") };
-        assert!(begin.elapsed() < Duration::from_millis(400), "transaction took {:?}", begin.elapsed());
+        assert!(begin.elapsed() < TIMEOUT / 2, "transaction took {:?}", begin.elapsed());
         (leader, insync) = (revision, revision);
         if frozen {
             cluster.signal(victim, Signal::CONT);
@@ -357,11 +372,13 @@ async fn an_unknown_outcome_is_settled_by_the_fence_key() {
     followers.iter().for_each(|&f| cluster.signal(f, Signal::STOP));
     etcd.succeeded(leading);
     let txn = takeover(1, 0, 0, fence);
+    let hasty = cluster.hasty("a").await;
+    hasty.succeeded(leading);
     let begin = Instant::now();
-    assert_eq!(etcd.transact(&group(), &txn, lease.id()).await, Outcome::Unknown);
+    assert_eq!(hasty.transact(&group(), &txn, lease.id()).await, Outcome::Unknown);
     let took = begin.elapsed();
-    assert!(took >= TIMEOUT && took < TIMEOUT * 2, "bounded by the timeout: {took:?}");
-    assert!(etcd.write_fence(&group()).await.is_err(), "nothing is settled without a quorum");
+    assert!(took >= HASTE && took < TIMEOUT, "bounded by the timeout: {took:?}");
+    assert!(hasty.write_fence(&group()).await.is_err(), "nothing is settled without a quorum");
     followers.iter().for_each(|&f| cluster.signal(f, Signal::CONT));
     let begin = Instant::now();
     while let Err(error) = etcd.write_fence(&group()).await {
@@ -440,9 +457,9 @@ async fn a_lease_outlives_a_frozen_member() {
     cluster.signal(victim, Signal::STOP);
     let begin = Instant::now();
     // Longer than the lease lives.
-    while begin.elapsed() < Duration::from_secs(4) {
+    while begin.elapsed() < TTL + Duration::from_secs(2) {
         let event = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap().unwrap();
-        assert!(matches!(event, LeaseEvent::Renewed { .. }), "{event:?}");
+        assert!(matches!(event, LeaseEvent::Renewed { .. } | LeaseEvent::Late { .. }), "{event:?}");
     }
     assert_eq!(etcd.nodes().await.unwrap().0[&node("a")].lease, Some(task.id()));
 }
@@ -487,7 +504,7 @@ async fn a_note_belongs_to_its_mode_and_is_nothing_to_older_agents() {
 async fn a_watch_wakes_up_also_when_its_member_died() {
     let Some(mut cluster) = Cluster::start(3).await else { return };
     let etcd = cluster.etcd("a").await;
-    let mut watch = etcd.watch();
+    let mut watch = etcd.watch_prefix(etcd.keys().prefix().to_owned(), PATIENCE * 2);
     // The first wake-up says that the watch stands.
     tokio::time::timeout(PATIENCE, watch.changed()).await.unwrap();
     for kill in [false, true] {
@@ -500,15 +517,13 @@ async fn a_watch_wakes_up_also_when_its_member_died() {
         while let Err(error) = etcd.put_mode(&node("b"), &mode.into()).await {
             assert!(begin.elapsed() < PATIENCE, "{error}");
         }
-        let written = Instant::now();
+        // Not the periodic look, which is far away here.
         loop {
             tokio::time::timeout(PATIENCE, watch.changed()).await.unwrap();
-            if etcd.read(&group()).await.is_ok_and(|r| r.mode(&node("b")) == mode) {
+            if etcd.read(&group()).await.unwrap().mode(&node("b")) == mode {
                 break;
             }
         }
-        let bound = if kill { Duration::from_secs(3) } else { Duration::from_millis(500) };
-        assert!(written.elapsed() < bound, "woken after {:?}", written.elapsed());
     }
 }
 
@@ -552,6 +567,7 @@ async fn members_without_a_leader_are_told_from_members_that_are_away() {
     let other = (0..3).find(|m| *m != leading).unwrap();
     cluster.kill(leading);
     cluster.kill(other);
+    let etcd = cluster.hasty("a").await;
     let begin = Instant::now();
     loop {
         let look = etcd.look().await;
@@ -719,22 +735,31 @@ async fn the_history_keeps_its_newest_entries() {
 async fn members_say_who_leads_and_leadership_moves() {
     let Some(cluster) = Cluster::start(3).await else { return };
     let etcd = cluster.etcd("a").await;
-    let members = etcd.members().await;
-    assert_eq!(members.iter().filter(|m| m.leads).count(), 1, "{members:?}");
-    assert!(members.iter().all(|m| m.warning == version_warning(m.version.as_deref().unwrap())));
-    let other = members.iter().find(|m| !m.leads).unwrap().id.unwrap();
-    etcd.move_leader(other).await.unwrap();
-    assert_eq!(etcd.members().await.iter().find(|m| m.leads).unwrap().id, Some(other));
+    // etcd may elect another one by itself at any moment, and gives a move up that takes too long.
+    let begin = Instant::now();
+    loop {
+        let members = etcd.members().await;
+        assert!(members.iter().all(|m| m.warning == version_warning(m.version.as_deref().unwrap())));
+        let leads: Vec<_> = members.iter().filter(|m| m.leads).collect();
+        let other = members.iter().find(|m| !m.leads).unwrap().id.unwrap();
+        if leads.len() == 1 && etcd.move_leader(other).await.is_ok() {
+            let now = etcd.members().await;
+            if now.iter().filter(|m| m.leads).map(|m| m.id).eq([Some(other)]) {
+                break;
+            }
+        }
+        assert!(begin.elapsed() < PATIENCE, "{members:?}");
+    }
 }
 
 #[tokio::test]
 async fn an_etcd_that_is_not_there_is_an_error_in_time() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let urls = [format!("http://{free}")];
-    let etcd = Etcd::new(&urls, "test", node("a"), TIMEOUT).await.unwrap();
+    let etcd = Etcd::new(&urls, "test", node("a"), HASTE).await.unwrap();
     let begin = Instant::now();
     let error = etcd.read(&group()).await.unwrap_err();
-    assert!(begin.elapsed() < TIMEOUT * 2, "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < TIMEOUT, "{:?}", begin.elapsed());
     assert!(error.to_string().contains("etcd does not answer"), "{error}");
     let txn = takeover(1, 0, 0, 1);
     assert_eq!(etcd.transact(&group(), &txn, 1).await, Outcome::Unknown);
