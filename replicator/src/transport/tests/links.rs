@@ -26,7 +26,7 @@ fn the_next_address_is_tried_when_one_does_not_answer() {
     let (_dialer, at_alpha) = dial(DialerConfig { addresses, ..rig.dialer_config(closed_port) });
     let alpha = opened(&at_alpha);
     opened(&at_beta);
-    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < WAIT / 2, "{:?}", began.elapsed());
     assert_eq!(alpha.link().address, "127.0.0.1");
 }
 
@@ -46,7 +46,7 @@ fn what_is_wrong_with_each_address_is_told() {
 #[test]
 fn a_link_that_dies_under_a_session_is_left_for_the_next_one() {
     let rig = Rig::new(Transport::Tls);
-    let timeout = Duration::from_millis(400);
+    let timeout = Duration::from_secs(2);
     let admit = admit(Transport::Tls, timeout);
     let (listener, at_beta) = listen(ListenerConfig { admit, ..rig.listener_config() });
     let address = listener.local_address();
@@ -65,9 +65,14 @@ fn a_link_that_dies_under_a_session_is_left_for_the_next_one() {
     link.freeze();
     assert!(matches!(closed(&at_alpha), CloseReason::PeerTimeout(_) | CloseReason::Io(_)));
     let second = opened(&at_alpha);
-    assert!(began.elapsed() < timeout + Duration::from_millis(900), "{:?}", began.elapsed());
-    closed(&at_beta);
-    opened(&at_beta);
+    assert!(began.elapsed() < timeout + WAIT / 2, "{:?}", began.elapsed());
+    // Beta may have seen the first one end before the second came, or after.
+    let mut events: Vec<TransportEvent> = (0..2).map(|_| at_beta.recv_timeout(WAIT).unwrap()).collect();
+    events.sort_by_key(|event| matches!(event, TransportEvent::Opened { .. }));
+    assert!(
+        matches!(&events[..], [TransportEvent::Closed { .. }, TransportEvent::Opened { .. }]),
+        "{events:?}"
+    );
     second.send(RawFrame::new(2, "by the second")).unwrap();
     assert_eq!(frame(&at_beta).kind, 2);
 }

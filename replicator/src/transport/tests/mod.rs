@@ -155,10 +155,14 @@ fn closed(events: &Receiver<TransportEvent>) -> CloseReason {
     }
 }
 
+/// Why dialing failed; that a machine which stood still did not answer in time says nothing.
 fn failed(events: &Receiver<TransportEvent>) -> String {
-    match events.recv_timeout(WAIT).unwrap() {
-        TransportEvent::DialFailed { reason, .. } => reason,
-        other => panic!("expected DialFailed, got {other:?}"),
+    loop {
+        match events.recv_timeout(WAIT).unwrap() {
+            TransportEvent::DialFailed { reason, .. } if reason.contains("no answer in time") => {}
+            TransportEvent::DialFailed { reason, .. } => return reason,
+            other => panic!("expected DialFailed, got {other:?}"),
+        }
     }
 }
 
@@ -195,7 +199,12 @@ fn frames_of_all_sizes_arrive_in_order(transport: Transport) {
                 }
             }
         }
-        assert_eq!(from.queued_bytes(), 0);
+        // The last frame may be here before its sender has counted it out.
+        let end = Instant::now() + WAIT;
+        while from.queued_bytes() != 0 {
+            assert!(Instant::now() < end, "{} bytes are queued", from.queued_bytes());
+            std::thread::yield_now();
+        }
     }
     assert_eq!(
         alpha.send(RawFrame { kind: 1, head: Bytes::new(), body: Bytes::from(vec![0; MAX_BODY + 1]) }),
@@ -213,7 +222,7 @@ fn frames_of_all_sizes_arrive_in_order(transport: Transport) {
 
 #[test]
 fn an_idle_session_lives_on_pings_and_a_lost_one_is_dialed_again() {
-    let timeout = Duration::from_millis(300);
+    let timeout = Duration::from_secs(2);
     let rig = Rig::new(Transport::Tls);
     let (listener, at_beta) =
         listen(ListenerConfig { admit: admit(Transport::Tls, timeout), ..rig.listener_config() });
@@ -221,7 +230,7 @@ fn an_idle_session_lives_on_pings_and_a_lost_one_is_dialed_again() {
         dial(DialerConfig { peer_timeout: timeout, ..rig.dialer_config(listener.local_address()) });
     let first = opened(&at_alpha);
     let at_listener = opened(&at_beta);
-    assert!(at_alpha.recv_timeout(4 * timeout).is_err(), "nothing but pings for four timeouts");
+    assert!(at_alpha.recv_timeout(2 * timeout).is_err(), "nothing but pings for two timeouts");
     assert!(!first.is_closed());
     at_listener.close("test");
     assert_eq!(closed(&at_alpha), CloseReason::Peer);
