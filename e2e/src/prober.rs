@@ -171,6 +171,10 @@ mod tests {
         std::thread::sleep(Duration::from_millis(400));
         silent.store(false, Ordering::Relaxed);
         let back = Instant::now();
+        let end = back + Duration::from_secs(20);
+        while prober.history().first_from("here", back).is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         std::thread::sleep(Duration::from_millis(900));
         let to = Instant::now();
         let history = prober.history();
