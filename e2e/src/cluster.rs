@@ -5,6 +5,7 @@ use crate::docker::{self, Role};
 use crate::faults;
 use crate::http;
 use crate::identity::{Identity, handed_out};
+use crate::retry;
 use crate::shell::{self, Output};
 use crate::status::{Status, View};
 use anyhow::{Context, Result, bail};
@@ -31,17 +32,6 @@ pub struct Cluster {
     pub config: Config,
 }
 
-/// Does something until it succeeds, for [`PATIENCE`].
-fn patiently<T>(act: impl Fn() -> Result<T>) -> Result<T> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match act() {
-            Err(_) if Instant::now() < end => std::thread::sleep(LOOK),
-            done => return done,
-        }
-    }
-}
-
 impl Cluster {
     /// Where a host's agent answers.
     #[must_use]
@@ -54,7 +44,7 @@ impl Cluster {
     /// # Errors
     /// If it does not answer within ten seconds.
     pub fn ask(&self, host: &str, path: &str) -> Result<http::Answer> {
-        patiently(|| self.ask_once(host, path))
+        retry::until_ok(PATIENCE, LOOK, || self.ask_once(host, path))
     }
 
     fn ask_once(&self, host: &str, path: &str) -> Result<http::Answer> {
@@ -91,7 +81,7 @@ impl Cluster {
     /// # Errors
     /// If it does not answer 200 with JSON within ten seconds.
     pub fn status(&self, host: &str) -> Result<Status> {
-        patiently(|| self.look(host))
+        retry::until_ok(PATIENCE, LOOK, || self.look(host))
     }
 
     /// One agent's snapshot, asked for once.

@@ -38,12 +38,10 @@ pub fn power_cut(cluster: &Cluster, host: &str) -> Result<Instant> {
     for _ in 0..LATE {
         let killed = docker::all(&["kill", "-s", "KILL"], &doomed);
         doomed = running()?;
-        if !doomed.is_empty() {
-            killed?;
-        }
         if doomed.is_empty() {
             return Ok(at);
         }
+        killed?;
     }
     bail!("host {host} does not stay dead: {doomed:?}")
 }

@@ -12,6 +12,7 @@
 //! | [`monitoring`] | Prometheus, Alertmanager, mail and webhook |
 //! | [`replicas`] | the two backing files at rest |
 //! | [`side`] | real binaries in containers of their own, for bad input |
+//! | [`retry`] | again until it succeeds |
 //! | [`page`] | pages of the documentation that benches write |
 //! | [`scenario`], [`report`] | the frame of a scenario and the measured figures |
 //!
@@ -33,6 +34,7 @@ pub mod page;
 pub mod prober;
 pub mod replicas;
 pub mod report;
+pub mod retry;
 pub mod scenario;
 pub mod shell;
 pub mod side;

@@ -48,10 +48,11 @@ pub fn rest(cluster: &Cluster, leader: &str) {
     cluster.mode(leader, "standby");
     cluster.wait_for("both replicas at rest", STOP, |view| {
         for host in view.of.keys() {
-            if let Some(leader) = view.of(host)?.leader() {
+            let status = view.of(host)?;
+            if let Some(leader) = status.leader() {
                 return Err(format!("{leader} leads"));
             }
-            let volume = view.of(host)?.volume();
+            let volume = status.volume();
             if volume["role"] != "Secondary" {
                 return Err(format!("the replica of {host} is {}", volume["role"]));
             }

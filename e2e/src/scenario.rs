@@ -129,8 +129,21 @@ impl Scenario {
     /// If there is none within 10 s.
     #[must_use]
     pub fn writer(&self, name: &str, namespace: Option<&Netns>) -> Writer {
+        Self::acknowledged(|| Writer::start(self, name, namespace.cloned()))
+    }
+
+    /// The same of one that waits for each commit for up to `answer`.
+    ///
+    /// # Panics
+    /// As [`Self::writer`].
+    #[must_use]
+    pub fn writer_waiting(&self, name: &str, answer: Duration) -> Writer {
+        Self::acknowledged(|| Writer::waiting(self, name, None, answer))
+    }
+
+    fn acknowledged(start: impl FnOnce() -> anyhow::Result<Writer>) -> Writer {
         let begin = Instant::now();
-        let writer = Writer::start(self, name, namespace.cloned()).unwrap_or_else(|e| panic!("{e:#}"));
+        let writer = start().unwrap_or_else(|e| panic!("{e:#}"));
         writer.wait_ack(begin, Duration::from_secs(10));
         writer
     }

@@ -5,6 +5,7 @@ use crate::cluster::Cluster;
 use crate::config::{Config, output_dir};
 use crate::journal::{Journal, Verdict};
 use crate::netns::{self, Netns};
+use crate::retry;
 use anyhow::{Context, Result};
 use mysql::prelude::Queryable;
 use mysql::{Conn, OptsBuilder};
@@ -170,13 +171,8 @@ pub fn connect(config: &Config, answer: Duration) -> mysql::Result<Conn> {
 
 /// Does something with the database, again and again for up to 20 s: it may be starting after a takeover.
 fn patiently<T>(config: &Config, mut act: impl FnMut(&mut Conn) -> mysql::Result<T>) -> mysql::Result<T> {
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
-        match connect(config, ANSWER).and_then(|mut conn| act(&mut conn)) {
-            Err(_) if Instant::now() < end => std::thread::sleep(RETRY),
-            done => return done,
-        }
-    }
+    let there = Duration::from_secs(20);
+    retry::until_ok(there, RETRY, || connect(config, ANSWER).and_then(|mut conn| act(&mut conn)))
 }
 
 /// How often each key of a writer is in the table, and which host's database took it.

@@ -236,11 +236,11 @@ async fn a_hundred_groups_are_one_page_and_drawn_within_200_ms() {
             )
             .await?;
         println!("a hundred groups made anew, ms: {drawn}");
-        assert!(drawn[0].as_f64().unwrap() < 200.0, "best of {drawn}: others use the machine, too");
+        assert!(drawn[2].as_f64().unwrap() < 200.0, "median of {drawn}");
         // What comes four times per second costs less still.
         let update = bench.browser.run("const times = []; for (let n = 0; n < 8; n += 1) { await new Promise((done) => setTimeout(done, 250)); times.push(Number(document.documentElement.dataset.drawn)); } return times.sort((a, b) => a - b)").await?;
         println!("an update, ms: {update}");
-        assert!(update[0].as_f64().unwrap() < 100.0, "best of {update}");
+        assert!(update[4].as_f64().unwrap() < 100.0, "median of {update}");
 
         bench.browser.run("const box = document.querySelector('.groups input[type=search]'); box.value = '10.77.1.43'; box.dispatchEvent(new Event('input'));").await?;
         bench.until("the filter", "document.querySelectorAll('article.group').length === 1").await;

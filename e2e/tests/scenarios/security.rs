@@ -3,7 +3,7 @@
 use baton_e2e::docker::{self, Role};
 use baton_e2e::identity::{Identity, handed_out};
 use baton_e2e::scenario::{Scenario, scenario};
-use baton_e2e::shell;
+use baton_e2e::{retry, shell};
 use std::time::{Duration, Instant};
 
 /// A token made or revoked at one agent is known to the others by a watch; a loaded machine gets some more.
@@ -22,13 +22,9 @@ fn access() {
         let nobody = Identity::load(&dir, None).unwrap_or_else(|e| panic!("{e:#}"));
         let as_nobody = |host: &str, method: &str, path: &str, headers: &[&str]| {
             let json = (method != "GET").then_some("{}");
-            let end = Instant::now() + PATIENCE;
-            loop {
-                match t.ask_as(&nobody, host, method, path, json, headers) {
-                    Ok(answer) => return answer.status,
-                    Err(e) => assert!(Instant::now() < end, "{method} {path} at {host}: {e:#}"),
-                }
-            }
+            let ask = || t.ask_as(&nobody, host, method, path, json, headers);
+            let answer = retry::until_ok(PATIENCE, Duration::from_millis(50), ask);
+            answer.unwrap_or_else(|e| panic!("{method} {path} at {host}: {e:#}")).status
         };
         let moving = format!("/v1/groups/{}/move", baton_e2e::config::GROUP);
 

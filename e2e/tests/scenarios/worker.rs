@@ -7,7 +7,6 @@ use crate::let_pass;
 use baton_e2e::cluster::WHOLE;
 use baton_e2e::docker::{self, Container, Role};
 use baton_e2e::scenario::{Scenario, scenario};
-use baton_e2e::writer::Writer;
 use baton_e2e::{faults, replicas, shell};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
@@ -81,9 +80,7 @@ fn pause(t: &Scenario, leader: &str, name: &str, how: impl FnOnce(i32, i32)) {
     let (holder, worker) = processes(t, leader);
     assert!(holder > 1 && worker > 1, "the replicator of {leader} has no worker: {holder}, {worker}");
     // The pause is measured; how long it may be is one thing, that no connection breaks another.
-    let mut writer = Writer::waiting(t, name, None, UNBROKEN).unwrap_or_else(|e| panic!("{e:#}"));
-    let begin = Instant::now();
-    writer.wait_ack(begin, Duration::from_secs(10));
+    let mut writer = t.writer_waiting(name, UNBROKEN);
     let_pass(Duration::from_secs(2));
     let begin = Instant::now();
     how(holder, worker);

@@ -111,7 +111,7 @@ async fn every_read_works() {
     assert_eq!(agent.baton(&["volume", "show", "Bad Name"]).await.unwrap_err().exit, Exit::Usage);
 }
 
-/// Status of a cluster with 100 groups in under 200 ms, HTTP included: the best of ten, for others use the machine, too.
+/// Status of a cluster with 100 groups in under 200 ms, HTTP included: the median of ten, for others use the machine, too.
 /// Unoptimised code gets five times that.
 #[tokio::test]
 async fn a_hundred_groups_are_shown_at_once() {
@@ -125,7 +125,7 @@ async fn a_hundred_groups_are_shown_at_once() {
     took.sort();
     println!("baton status with a hundred groups, ten times: {took:?}");
     let bound = if cfg!(debug_assertions) { 1000 } else { 200 };
-    assert!(took[0] < Duration::from_millis(bound), "{took:?}");
+    assert!(took[took.len() / 2] < Duration::from_millis(bound), "{took:?}");
 }
 
 #[tokio::test]

@@ -52,8 +52,12 @@ impl Board {
 
     /// Takes over what the group's runtime knows (see [`Runtime::disturbed`](crate::core::runtime::Runtime::disturbed)).
     pub(super) fn disturbed(&self, group: &GroupName, services: &BTreeMap<String, Instant>) {
+        // Asked at every tick, and nearly always there is nothing.
+        if services.is_empty() {
+            return;
+        }
         self.with(|shared| {
-            if !services.is_empty() && shared.disturbed.get(group) != Some(services) {
+            if shared.disturbed.get(group) != Some(services) {
                 shared.disturbed.insert(group.clone(), services.clone());
             }
         });

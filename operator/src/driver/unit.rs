@@ -128,11 +128,13 @@ impl Unit {
     /// What the record says about how a leadership came about. True if people see something else in it than before.
     pub(super) fn note_record(&mut self, record: &Record, now: Instant) -> bool {
         self.read = Some(now);
-        let members = record.members().iter().map(|m| m.node.clone()).collect();
-        let shown = (record.target.clone(), record.wish.clone(), members);
         self.handed = record.leader.as_ref().is_some_and(|l| l.value.handed);
         self.fresh = record.insync.as_ref().is_none_or(|i| i.value.fresh);
-        std::mem::replace(&mut self.shown, shown.clone()) != shown
+        let members = record.members().iter().map(|m| m.node.clone()).collect();
+        let shown = (record.target.clone(), record.wish.clone(), members);
+        let news = shown != self.shown;
+        self.shown = shown;
+        news
     }
 
     pub(super) fn kind(&self, before: State) -> Kind {

@@ -119,15 +119,6 @@ impl Node {
     }
 }
 
-/// Namespaces need root. Says so where it cannot be overlooked.
-pub fn skip() -> bool {
-    let skip = !rustix::process::geteuid().is_root();
-    if skip {
-        eprintln!("SKIPPED, NOTHING TESTED: network namespaces need root");
-    }
-    skip
-}
-
 pub fn run(command: &str) {
     let output = Command::new("sh").args(["-c", command]).output().expect("sh");
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));

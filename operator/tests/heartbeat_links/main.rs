@@ -9,11 +9,11 @@ mod undisturbed;
 
 use baton_operator::core::links::{Hearing, LinkBeat, Refusal};
 use baton_operator::spec::HeartbeatLink;
-use fixture::{DEADTIME, KEEPALIVE, Lan, Node, PORT, config, inside, node, run, sealer, skip, wait_for};
+use fixture::{DEADTIME, KEEPALIVE, Lan, Node, PORT, config, inside, node, run, sealer, wait_for};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
-use undisturbed::undisturbed;
+use undisturbed::undisturbed_as_root;
 
 fn unicast(address: &str) -> HeartbeatLink {
     HeartbeatLink::Unicast(address.parse().expect("address"))
@@ -39,10 +39,7 @@ fn cluster(lan: &Lan, hosts: usize, links: &[HeartbeatLink]) -> Vec<Node> {
 
 #[test]
 fn three_nodes_hear_each_other_by_every_kind_of_datagram_link() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let lan = Lan::new("all", 3);
         let links =
             [broadcast("e1"), multicast("239.0.6.94", "e1"), multicast("ff02::694", "e1"), broadcast("e0")];
@@ -72,10 +69,7 @@ fn three_nodes_hear_each_other_by_every_kind_of_datagram_link() {
 
 #[test]
 fn an_interface_that_comes_back_is_joined_again_and_the_other_link_never_waits() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let lan = Lan::new("back", 2);
         let links = [broadcast("e1"), multicast("239.0.6.94", "e1"), multicast("ff02::694", "e1")];
         let nodes = cluster(&lan, 2, &links);
@@ -97,10 +91,7 @@ fn an_interface_that_comes_back_is_joined_again_and_the_other_link_never_waits()
 
 #[test]
 fn a_one_way_link_is_seen_from_both_sides_and_moves_nothing() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let lan = Lan::new("one", 2);
         let nodes = cluster(&lan, 2, &[broadcast("e1")]);
         wait_for("both links up", || nodes.iter().all(|n| n.hears_all(&[0, 1])));
@@ -140,10 +131,7 @@ fn stranger(lan: &Lan) -> UdpSocket {
 
 #[test]
 fn replays_and_forgeries_are_refused_and_counted_by_link_and_reason() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let lan = Lan::new("evil", 2);
         let nodes = cluster(&lan, 2, &[broadcast("e1")]);
         wait_for("both links up", || nodes.iter().all(|n| n.hears_all(&[0, 1])));
@@ -201,10 +189,7 @@ fn replays_and_forgeries_are_refused_and_counted_by_link_and_reason() {
 
 #[test]
 fn links_change_while_others_carry_on() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let lan = Lan::new("live", 2);
         let nodes = cluster(&lan, 2, &[]);
         wait_for("unicast up", || nodes.iter().all(|n| n.hears_all(&[0])));

@@ -1,10 +1,8 @@
 //! Another machine with the same address: heard, told, and announced against.
 
 use crate::SOON;
-use crate::fixture::{
-    Capture, Heard, Heartbeat, Net, VIP4, VIP6, group, ip, mac_of, run, skip, vips, wait_for,
-};
-use crate::undisturbed::undisturbed;
+use crate::fixture::{Capture, Heard, Heartbeat, Net, VIP4, VIP6, group, ip, mac_of, run, vips, wait_for};
+use crate::undisturbed::undisturbed_as_root;
 use baton_operator::net::{KeeperEvent, announce, frames};
 use futures::executor::block_on;
 use socket2::{Domain, Socket, Type};
@@ -20,10 +18,7 @@ fn claimed(by: frames::Mac, of: IpAddr) -> impl Fn(&KeeperEvent) -> bool {
 
 #[test]
 fn one_that_has_it_already_is_noticed_when_it_is_taken() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::with_neighbour("cfirst");
         run(&format!(
             "set -e; ip -n {0} addr add {VIP4}/24 dev vb; ip -n {0} addr add {VIP6}/64 dev vb nodad",
@@ -53,10 +48,7 @@ fn one_that_has_it_already_is_noticed_when_it_is_taken() {
 
 #[test]
 fn one_that_announces_it_later_is_answered_with_an_announcement() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::with_neighbour("clater");
         let capture = Capture::start(&net);
         let (keeper, events) = net.keeper();

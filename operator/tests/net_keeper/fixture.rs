@@ -50,15 +50,6 @@ pub fn clock() -> Instant {
     Instant(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
 }
 
-/// Namespaces need root. Says so where it cannot be overlooked.
-pub fn skip() -> bool {
-    let skip = !rustix::process::geteuid().is_root();
-    if skip {
-        eprintln!("SKIPPED, NOTHING TESTED: network namespaces need root");
-    }
-    skip
-}
-
 pub fn run(command: &str) -> String {
     let output = Command::new("sh").args(["-c", command]).output().expect("sh");
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));

@@ -2,9 +2,9 @@
 //! still on the interface.
 
 use crate::fixture::{
-    self, Answers, Ask, Heartbeat, Net, OWN, TABLE, VIP4, VIP6, clock, group, ip, run, skip, vips, wait_for,
+    self, Answers, Ask, Heartbeat, Net, OWN, TABLE, VIP4, VIP6, clock, group, ip, run, vips, wait_for,
 };
-use crate::undisturbed::undisturbed;
+use crate::undisturbed::undisturbed_as_root;
 use crate::{Reaped, SOON};
 use baton_operator::net::gate::{self, GateEvent, GateState};
 use baton_operator::net::{GateConfig, KeeperEvent};
@@ -35,10 +35,7 @@ fn gate_event(event: &KeeperEvent, wanted: &GateEvent) -> bool {
 /// stand on the interface for about a second.
 #[test]
 fn a_frozen_process_falls_silent_at_serve_until() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::with_neighbour("gfrozen");
         let exe = std::env::current_exe().expect("this test");
         let mut child = Command::new("ip")
@@ -114,10 +111,7 @@ fn child_that_says_its_serve_until() {
 
 #[test]
 fn whoever_flushes_the_rules_finds_them_back_and_nothing_stops() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::with_neighbour("gflush");
         let (keeper, events) = net.keeper();
         let _heartbeat = Heartbeat::start(&keeper);
@@ -156,10 +150,7 @@ fn whoever_flushes_the_rules_finds_them_back_and_nothing_stops() {
 
 #[test]
 fn an_address_elsewhere_is_none_of_its_business() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::with_neighbour("gelse");
         let (keeper, _) = net.keeper();
         let answered = |from: &str, interface, ask| {
@@ -196,10 +187,7 @@ fn an_address_elsewhere_is_none_of_its_business() {
 
 #[test]
 fn a_restart_leaves_the_gate_open_and_a_new_agent_finds_it() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::with_neighbour("grestart");
         let (first, _) = net.keeper();
         let heartbeat = Heartbeat::start(&first);
@@ -240,10 +228,7 @@ fn a_restart_leaves_the_gate_open_and_a_new_agent_finds_it() {
 /// Serve-until that is pulled in closes the gate although the element would have stood for long.
 #[test]
 fn fencing_closes_at_once() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::with_neighbour("gclose");
         let (keeper, _) = net.keeper();
         keeper.set_until(&group(), clock().plus(Duration::from_secs(60)));
@@ -264,10 +249,7 @@ fn fencing_closes_at_once() {
 /// Names of tables have a limit in the kernel, which stands in here for any reason to refuse.
 #[test]
 fn where_the_kernel_refuses_it_says_so_and_lifetimes_are_the_fence() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::new("gnone");
         let table = "x".repeat(400);
         Net::inside(&net.here, || {

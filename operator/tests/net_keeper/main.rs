@@ -10,14 +10,13 @@ mod undisturbed;
 use baton_operator::net::{KeeperError, KeeperEvent, NetError, RemovalReason};
 use baton_replicator::types::{GroupName, Instant};
 use fixture::{
-    Capture, FENCETIME, Heard, Heartbeat, Net, OWN, VIP4, VIP6, clock, group, ip, run, skip, vips, wait_for,
-    wanted,
+    Capture, FENCETIME, Heard, Heartbeat, Net, OWN, VIP4, VIP6, clock, group, ip, run, vips, wait_for, wanted,
 };
 use futures::executor::block_on;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
-use undisturbed::undisturbed;
+use undisturbed::undisturbed_as_root;
 
 const SOON: Duration = Duration::from_millis(400);
 /// The kernel ends a lifetime of 1 s within 1.3 s; the rest is for a machine with more to do than cores.
@@ -29,10 +28,7 @@ fn removed(reason: RemovalReason) -> impl Fn(&KeeperEvent) -> bool {
 
 #[test]
 fn held_addresses_are_up_extended_and_announced() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::new("up");
         let capture = Capture::start(&net);
         let routes = || run(&format!("ip -n {0} route; ip -n {0} -6 route", net.here));
@@ -79,10 +75,7 @@ fn held_addresses_are_up_extended_and_announced() {
 /// The kernel's own flag says whether it may choose the address as a source; a change of mind comes with the next lifetime.
 #[test]
 fn the_host_prefers_an_address_only_where_that_is_asked_for() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::new("prefer");
         let (keeper, _) = net.keeper();
         let _heartbeat = Heartbeat::start(&keeper);
@@ -105,10 +98,7 @@ fn the_host_prefers_an_address_only_where_that_is_asked_for() {
 
 #[test]
 fn fenced_at_serve_until_and_back_when_it_moves_on() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::new("fence");
         let (keeper, events) = net.keeper();
         let heartbeat = Heartbeat::start(&keeper);
@@ -138,10 +128,7 @@ fn fenced_at_serve_until_and_back_when_it_moves_on() {
 
 #[test]
 fn not_added_when_serve_until_is_too_close() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::new("close");
         let (keeper, _) = net.keeper();
         let pending = keeper.hold(group(), vips());
@@ -158,10 +145,7 @@ fn not_added_when_serve_until_is_too_close() {
 
 #[test]
 fn an_address_taken_by_somebody_else_comes_back() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::new("vanish");
         let (keeper, events) = net.keeper();
         let _heartbeat = Heartbeat::start(&keeper);
@@ -175,10 +159,7 @@ fn an_address_taken_by_somebody_else_comes_back() {
 
 #[test]
 fn restart_leaves_no_gap() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::new("linger");
         let (first, _) = net.keeper();
         let heartbeat = Heartbeat::start(&first);
@@ -211,10 +192,7 @@ fn restart_leaves_no_gap() {
 
 #[test]
 fn strays_go_and_foreign_addresses_stay() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::new("stray");
         let (keeper, _) = net.keeper();
         let _heartbeat = Heartbeat::start(&keeper);
@@ -246,10 +224,7 @@ fn strays_go_and_foreign_addresses_stay() {
 
 #[test]
 fn carrier_is_watched() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::new("link");
         let capture = Capture::start(&net);
         let (keeper, events) = net.keeper();
@@ -271,10 +246,7 @@ fn carrier_is_watched() {
 
 #[test]
 fn dropping_the_keeper_removes_what_it_holds() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::new("drop");
         let (keeper, _) = net.keeper();
         keeper.set_until(&group(), clock().plus(Duration::from_secs(60)));
@@ -287,10 +259,7 @@ fn dropping_the_keeper_removes_what_it_holds() {
 /// Trap `frozen-vip`: the whole process stops, heartbeat thread and keeper with it.
 #[test]
 fn a_frozen_process_loses_its_addresses_by_kernel_lifetime() {
-    undisturbed(|| {
-        if skip() {
-            return;
-        }
+    undisturbed_as_root(|| {
         let net = Net::new("frozen");
         let exe = std::env::current_exe().expect("this test");
         let child = Command::new("ip")

@@ -5,10 +5,13 @@ mod backup;
 #[path = "../rig/mod.rs"]
 #[allow(dead_code, reason = "the crash tests use the rest")]
 mod rig;
+#[path = "../standstill/mod.rs"]
+mod standstill;
 
 use baton_replicator::types::Role;
 use rig::{Pair, WAIT, available, run, wait_for};
 use rustix::process::Signal;
+use standstill::Canary;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -28,6 +31,7 @@ struct Writer {
     /// How many were confirmed.
     count: Arc<AtomicU64>,
     thread: JoinHandle<std::io::Result<Written>>,
+    canary: Canary,
     path: PathBuf,
 }
 
@@ -37,20 +41,6 @@ struct Written {
     rounds: Vec<u64>,
     count: u64,
     longest: Duration,
-    /// How long at once the machine let nobody run meanwhile.
-    standstill: Duration,
-}
-
-/// Sleeps until told to stop; by how much its longest nap was longer than it should have been.
-fn standstill(stop: &AtomicBool) -> Duration {
-    const NAP: Duration = Duration::from_millis(10);
-    let mut longest = Duration::ZERO;
-    while !stop.load(Ordering::SeqCst) {
-        let began = Instant::now();
-        thread::sleep(NAP);
-        longest = longest.max(began.elapsed().saturating_sub(NAP));
-    }
-    longest
 }
 
 fn block(at: u64, round: u64) -> Vec<u8> {
@@ -66,8 +56,6 @@ impl Writer {
         let stop = Arc::new(AtomicBool::new(false));
         let count = Arc::new(AtomicU64::new(0));
         let (on, counter, file) = (Arc::clone(&stop), Arc::clone(&count), path.clone());
-        let idle = Arc::clone(&stop);
-        let canary = thread::spawn(move || standstill(&idle));
         let thread = thread::spawn(move || {
             let flags = if direct { libc::O_DIRECT } else { 0 };
             let file =
@@ -88,23 +76,18 @@ impl Writer {
                 written.count += 1;
                 counter.fetch_add(1, Ordering::SeqCst);
             }
-            written.standstill = canary.join().expect("it only sleeps");
             Ok(written)
         });
-        Self { stop, count, thread, path }
+        Self { stop, count, thread, canary: Canary::start(), path }
     }
 
     /// No error, no pause that was too long; what was confirmed is there once the filesystem is mounted anew.
     fn end(self) -> (PathBuf, Written) {
         self.stop.store(true, Ordering::SeqCst);
         let written = self.thread.join().unwrap().expect("no I/O error");
-        let pause = written.longest.saturating_sub(written.standstill);
-        assert!(
-            pause <= PAUSE,
-            "a write took {:?}, of which {:?} a standstill",
-            written.longest,
-            written.standstill
-        );
+        let standstill = self.canary.end();
+        let pause = written.longest.saturating_sub(standstill);
+        assert!(pause <= PAUSE, "a write took {:?}, of which {standstill:?} a standstill", written.longest);
         (self.path, written)
     }
 

@@ -7,6 +7,7 @@
 use crate::history::{Event, History, Kind, Mop};
 use anyhow::{Context, Result};
 use baton_e2e::config::Config;
+use baton_e2e::retry;
 use baton_e2e::writer::connect;
 use mysql::Conn;
 use mysql::prelude::Queryable;
@@ -253,13 +254,7 @@ fn serializable(config: &Config) -> mysql::Result<Conn> {
 
 /// Again and again for [`THERE`]: the database may be starting.
 fn patiently<T>(config: &Config, mut act: impl FnMut(&mut Conn) -> mysql::Result<T>) -> mysql::Result<T> {
-    let end = Instant::now() + THERE;
-    loop {
-        match connect(config, THERE).and_then(|mut conn| act(&mut conn)) {
-            Err(_) if Instant::now() < end => std::thread::sleep(RETRY),
-            done => return done,
-        }
-    }
+    retry::until_ok(THERE, RETRY, || connect(config, THERE).and_then(|mut conn| act(&mut conn)))
 }
 
 #[cfg(test)]
